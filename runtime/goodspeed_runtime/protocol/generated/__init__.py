@@ -1,0 +1,1 @@
+"""Stubs generated from speculation.proto by `make stubs`; never edited."""
