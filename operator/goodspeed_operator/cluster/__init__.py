@@ -1,0 +1,1 @@
+"""The operator's only I/O: the Kubernetes API, the leader's Lease, and scraped metrics."""

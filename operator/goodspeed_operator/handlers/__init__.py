@@ -1,0 +1,1 @@
+"""Thin glue: what kopf sees becomes keys to reconcile, and a reconcile becomes calls."""

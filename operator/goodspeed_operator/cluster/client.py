@@ -1,0 +1,200 @@
+"""Talks to the Kubernetes API: server-side apply, delete, status and events.
+
+Thin on purpose. What to apply is decided elsewhere; here is only how it gets
+there: a field manager, a deadline for every call, and errors that say which
+object they are about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
+
+from goodspeed_operator.cluster.kinds import CLUSTER, Kind, Manifest, kind_of
+
+FIELD_MANAGER = "goodspeed-operator"
+HANDOVER_MANAGER = "goodspeed-handover"
+REQUEST_SECONDS = 15.0
+
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+
+
+class APIError(Exception):
+    """A call to the Kubernetes API failed.
+
+    Attributes:
+        status: the HTTP status, or 0 when no answer came.
+        reason: the API's own reason, such as ``Forbidden`` or ``Invalid``.
+    """
+
+    def __init__(self, action: str, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{action}: {message or reason or status}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+    @property
+    def permanent(self) -> bool:
+        """Whether trying again with the same body cannot help (422 Invalid, 400)."""
+        return self.status in {400, 422}
+
+
+class KubernetesAPI:
+    """The calls that the operator makes, each with a deadline.
+
+    Counts requests, so that the operator can show that it is quiet at rest.
+    """
+
+    def __init__(self, api_client: client.ApiClient, *, seconds: float = REQUEST_SECONDS) -> None:
+        self._client = api_client
+        self._seconds = seconds
+        self.requests = 0
+
+    @classmethod
+    async def connect(cls) -> KubernetesAPI:
+        """Connects as the pod's service account, or as the kubeconfig's current user.
+
+        Raises:
+            kubernetes.aio.config.ConfigException: neither is there.
+        """
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)
+        return cls(client.ApiClient(configuration))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    @property
+    def api_client(self) -> client.ApiClient:
+        """The underlying client, for the Lease."""
+        return self._client
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        """One call.
+
+        Raises:
+            APIError: the API refused, did not answer in time, or could not be reached.
+        """
+        self.requests += 1
+        action = f"{method} {path}"
+        try:
+            prepared = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(*prepared, _request_timeout=self._seconds)
+            text = (await response.read()) or b"{}"
+            status = response.status
+        except ApiException as error:
+            text, status = (
+                (error.body or "{}").encode() if isinstance(error.body, str) else b"{}",
+                error.status or 0,
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise APIError(action, 0, type(error).__name__, str(error) or type(error).__name__) from error
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = {"message": text[:200].decode(errors="replace")}
+        if not 200 <= status < 300:
+            raise APIError(action, status, str(answer.get("reason", "")), str(answer.get("message", "")))
+        return dict(answer)
+
+    async def apply(self, manifest: Manifest, *, manager: str = FIELD_MANAGER) -> Manifest:
+        """Server-side apply, owning every field the manifest names; returns the object as stored."""
+        metadata = manifest["metadata"]
+        return await self.request(
+            "PATCH",
+            kind_of(manifest).path(metadata["namespace"], metadata["name"]),
+            body=manifest,
+            query={"fieldManager": manager, "force": "true"},
+            content_type=_APPLY,
+        )
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """The object, or None when it is not there."""
+        try:
+            return await self.request("GET", kind.path(namespace, name))
+        except APIError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: Kind, namespace: str, *, selector: str) -> list[Manifest]:
+        """The objects with these labels; empty when an optional API is absent."""
+        try:
+            answer = await self.request("GET", kind.path(namespace), query={"labelSelector": selector})
+        except APIError as error:
+            if error.status == 404 and kind.optional:
+                return []
+            raise
+        return [
+            {"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items", [])
+        ]
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        """Deletes that very object (by uid) in the background; one already gone is fine."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self.request("DELETE", kind.path(namespace, name), body=body)
+        except APIError as error:
+            if error.status not in {404, 409}:
+                raise
+
+    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
+        """Applies the cluster's status; one deleted meanwhile is fine."""
+        body = {
+            "apiVersion": CLUSTER.api_version,
+            "kind": CLUSTER.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "status": dict(status),
+        }
+        try:
+            await self.request(
+                "PATCH",
+                CLUSTER.path(namespace, name) + "/status",
+                body=body,
+                query={"fieldManager": FIELD_MANAGER, "force": "true"},
+                content_type=_APPLY,
+            )
+        except APIError as error:
+            if error.status != 404:
+                raise
+
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server knows the kind."""
+        root = f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
+        try:
+            answer = await self.request("GET", root)
+        except APIError as error:
+            if error.status in {403, 404}:
+                return False
+            raise
+        return any(resource.get("name") == kind.plural for resource in answer.get("resources", []))
