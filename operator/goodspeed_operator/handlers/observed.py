@@ -1,0 +1,170 @@
+"""What the watches have shown: the operator's only memory of the cluster.
+
+Everything here can be lost and is rebuilt from the API. It keeps little of
+each object (its identity, status, and a digest of all that is not status), so
+that thousands of children fit in a small pod, and it answers the one question
+that keeps the operator quiet at rest: is this child still as we applied it?
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from goodspeed_operator.cluster.kinds import Kind, Manifest
+
+CLUSTER_LABEL = "goodspeed.io/cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Names one GoodSpeedCluster."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """Names one object that belongs to a cluster."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, kind: Kind, manifest: Mapping[str, Any]) -> Child:
+        """The name of ``manifest``, which has that kind."""
+        return cls(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One child as last seen.
+
+    Attributes:
+        digest: of everything but status and what the API server stamps by itself.
+        metadata: name, uid, labels, annotations, generation, deletionTimestamp.
+        spec: the few fields of the spec that status is computed from.
+        status: whole.
+    """
+
+    digest: str
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
+    status: dict[str, Any]
+
+
+_KEPT_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "labels",
+    "annotations",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_STAMPED = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "selfLink")
+_KEPT_SPEC = ("replicas", "nodeName")
+
+
+def digest_of(body: Mapping[str, Any]) -> str:
+    """A digest that changes when anybody edits the object, and not when its status does."""
+    metadata = {key: value for key, value in body.get("metadata", {}).items() if key not in _STAMPED}
+    rest = {
+        key: value for key, value in body.items() if key not in {"metadata", "status", "apiVersion", "kind"}
+    }
+    text = json.dumps([metadata, rest], sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def observe(body: Mapping[str, Any]) -> Observation:
+    """Keeps what is needed of an object."""
+    metadata = body.get("metadata", {})
+    spec = body.get("spec") or {}
+    return Observation(
+        digest=digest_of(body),
+        metadata={key: metadata[key] for key in _KEPT_METADATA if key in metadata},
+        spec={key: spec[key] for key in _KEPT_SPEC if key in spec},
+        status=dict(body.get("status") or {}),
+    )
+
+
+class Observed:
+    """Clusters and their children as the watches last showed them."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[Key, Manifest] = {}
+        self._children: defaultdict[Key, dict[Child, Observation]] = defaultdict(dict)
+
+    def see_cluster(self, body: Manifest) -> Key:
+        """Remembers a cluster as it is now."""
+        key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+        self._clusters[key] = body
+        return key
+
+    def forget_cluster(self, key: Key) -> None:
+        """The cluster is gone; its children go by garbage collection."""
+        self._clusters.pop(key, None)
+
+    def cluster(self, key: Key) -> Manifest | None:
+        """The cluster as last seen."""
+        return self._clusters.get(key)
+
+    def clusters(self) -> Iterator[Key]:
+        """All clusters there are."""
+        return iter(list(self._clusters))
+
+    def see_child(self, kind: Kind, body: Manifest, *, deleted: bool) -> Key | None:
+        """Remembers or forgets a child; returns its cluster's key when something changed."""
+        name = body.get("metadata", {}).get("labels", {}).get(CLUSTER_LABEL)
+        if not name:
+            return None
+        key = Key(body["metadata"]["namespace"], name)
+        child = Child.of(kind, body)
+        children = self._children[key]
+        if deleted:
+            changed = children.pop(child, None) is not None
+            if not children:
+                del self._children[key]
+            return key if changed else None
+        seen = observe(body)
+        if children.get(child) == seen:
+            return None
+        children[child] = seen
+        return key
+
+    def children(self, key: Key) -> Mapping[Child, Observation]:
+        """The cluster's children, pods included, as last seen."""
+        return self._children.get(key, {})
+
+
+class AppliedDigests:
+    """What each child looked like right after we applied it, and what we had asked for.
+
+    A child needs no call as long as what we ask for is the same and it still
+    looks as it did then.
+    """
+
+    def __init__(self) -> None:
+        self._applied: dict[Child, tuple[str, str]] = {}
+
+    def current(self, child: Child, desired: Manifest, seen: Observation | None) -> bool:
+        """Whether ``child`` is known to be as ``desired`` would make it."""
+        return seen is not None and self._applied.get(child) == (digest_of(desired), seen.digest)
+
+    def record(self, child: Child, desired: Manifest, stored: Manifest) -> None:
+        """Remembers what the API stored for what we asked."""
+        self._applied[child] = (digest_of(desired), digest_of(stored))
+
+    def forget(self, child: Child) -> None:
+        """The child is gone."""
+        self._applied.pop(child, None)
