@@ -1,0 +1,217 @@
+"""Runs any decoder-only transformers model over a ragged batch in one pass.
+
+transformers lets attention be replaced by name. Ours takes keys and values from
+slots that we own, so one pass serves prefill chunks, single tokens and drafts of
+any mix of sequences, without padding the linear layers and without a cache
+object. A family that does not go through that interface, or whose attention has
+a part we do not compute, is refused when it is loaded rather than served wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.round import Round, Segment
+
+__all__ = ["PackedModel", "Segment", "UnsupportedModelError"]
+
+_NAME = "goodspeed_packed"
+_KNOWN_OPTIONS = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "output_attentions"})
+
+
+class UnsupportedModelError(ValueError):
+    """A model family whose attention the packed pass cannot reproduce."""
+
+
+class Loaded(Protocol):
+    """What is needed of a loaded model."""
+
+    @property
+    def module(self) -> Any:
+        """A transformers causal language model in eval mode."""
+
+
+class _Attends(Protocol):
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor: ...
+
+
+class _Probe:
+    """Stands in for a round in the first pass, to learn what each layer keeps."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerShape] = {}
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        if layer in self.layers:
+            raise UnsupportedModelError(f"attention layer {layer} attends twice in one pass")
+        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed_round: _Attends,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **options: object,
+) -> tuple[Tensor, None]:
+    """What transformers calls in place of its own attention; masks are the round's."""
+    for name, option in options.items():
+        if option is not None and name not in _KNOWN_OPTIONS:
+            raise UnsupportedModelError(f"{type(module).__name__} passes {name!r} to its attention")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = cast(int, module.layer_idx)
+    return packed_round.attend(
+        layer, query, key, value, scaling=scale, window=sliding_window, softcap=softcap
+    ), None
+
+
+AttentionInterface.register(_NAME, _attention)
+
+
+class PackedModel:
+    """A causal language model, its KV cache, and one pass for a ragged batch.
+
+    Not for several threads at once. The module's attention is replaced for good:
+    plain forward passes need another copy of it.
+
+    Attributes:
+        cache: keys and values; slots are acquired, released and rolled back there.
+        vocabulary_size: columns of the logits.
+    """
+
+    def __init__(self, loaded: Loaded, *, slots: int, max_context: int) -> None:
+        """Allocates the cache.
+
+        Args:
+            loaded: the model, on its device and in its dtype.
+            slots: how many sequences it can hold.
+            max_context: most tokens of one sequence.
+
+        Raises:
+            UnsupportedModelError: the family cannot be served by packed passes.
+            ValueError: the context is longer than the model's positions.
+        """
+        self._module = loaded.module
+        config = self._module.config
+        self._check(config, max_context)
+        self._module.set_attn_implementation(_NAME)
+        first = next(self._module.parameters())
+        self.device: torch.device = first.device
+        self.vocabulary_size = int(self._module.get_input_embeddings().num_embeddings)
+        self.cache = KVCache(
+            self._layers(config.num_hidden_layers),
+            slots=slots,
+            max_context=max_context,
+            dtype=first.dtype,
+            device=self.device,
+        )
+        self.acquire = self.cache.acquire
+        self.release = self.cache.release
+
+    @property
+    def lengths(self) -> list[int]:
+        """Valid tokens per slot; setting one lower rolls its sequence back."""
+        return self.cache.lengths
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """Feeds all segments in one pass and stores their keys and values.
+
+        Args:
+            segments: at most one per slot, each starting no later than its slot's length.
+
+        Returns:
+            float32 ``[sum of logit_rows, vocabulary]`` on the model's device, the rows in
+            the order of the segments. Slot lengths afterwards count the new tokens.
+
+        Raises:
+            ValueError: a segment is empty, overlaps another, leaves a gap, exceeds the
+                context or holds an id outside the vocabulary. Nothing has been written.
+        """
+        for segment in segments:
+            ids = np.asarray(segment.tokens)
+            if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
+                raise ValueError(f"slot {segment.slot}: a token id is outside 0..{self.vocabulary_size - 1}")
+        layout = Round(segments, self.cache, self.device)
+        logits = self._call(layout.token_ids, layout.position_ids, layout.logit_rows, layout)
+        for segment in segments:
+            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
+        return logits.float()
+
+    def _call(self, token_ids: Tensor, position_ids: Tensor, rows: Tensor, layout: _Attends) -> Tensor:
+        output = self._module(
+            input_ids=token_ids,
+            position_ids=position_ids,
+            use_cache=False,
+            logits_to_keep=rows,
+            packed_round=layout,
+        )
+        return cast(Tensor, output.logits)[0]
+
+    def _check(self, config: Any, max_context: int) -> None:
+        family = type(self._module).__name__
+        if not getattr(self._module, "_supports_attention_backend", False):
+            raise UnsupportedModelError(
+                f"{family} does not use transformers' attention interface; choose a decoder-only family that "
+                "does, such as Llama, Qwen2, Qwen3, Mistral or Gemma"
+            )
+        rope = getattr(config, "rope_parameters", None) or {}
+        kinds = {str(part.get("rope_type")) for part in (rope, *rope.values()) if isinstance(part, dict)}
+        if kinds & {"dynamic", "longrope"}:
+            raise UnsupportedModelError(
+                f"{family}: rotary scaling {sorted(kinds)} depends on the longest sequence in the pass, so "
+                "sequences would disturb each other; set rope_type to default, linear, yarn or llama3"
+            )
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and max_context > limit:
+            raise ValueError(f"max_context is {max_context}, but {family} has {limit} positions: lower it")
+
+    @torch.inference_mode()
+    def _layers(self, expected: int) -> list[LayerShape]:
+        probe = _Probe()
+        zero = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        family = type(self._module).__name__
+        try:
+            self._call(zero, zero, zero[0], probe)
+        except (UnsupportedModelError, TypeError) as error:
+            raise UnsupportedModelError(f"{family} cannot be served: {error}") from error
+        if sorted(probe.layers) != list(range(expected)):
+            raise UnsupportedModelError(
+                f"{family} has {expected} layers, of which {len(probe.layers)} keep keys and values of their "
+                "own; recurrent and cache-sharing layers are not supported"
+            )
+        return [probe.layers[layer] for layer in range(expected)]
