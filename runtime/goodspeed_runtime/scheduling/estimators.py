@@ -1,0 +1,156 @@
+"""What the allocators know of each client: smoothed acceptance and goodput; who the clients are, the caller knows.
+
+Rows are clients. `ClientRows` deals them out and takes them back, so that estimators that share it share the rows.
+"""
+
+from collections.abc import Hashable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goodspeed_runtime.scheduling.allocation import Floats, Integers
+
+
+class ClientRows:
+    """Which client has which row; a departed client's row is dealt out again."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Hashable, int] = {}
+        self._free: list[int] = []
+
+    def add(self, client: Hashable) -> int:
+        """A row for a client that has none.
+
+        Raises:
+            KeyError: The client has a row already.
+        """
+        if client in self._rows:
+            raise KeyError(f"client {client!r} has row {self._rows[client]} already")
+        row = self._free.pop() if self._free else len(self._rows)
+        self._rows[client] = row
+        return row
+
+    def remove(self, client: Hashable) -> int:
+        """Takes the client's row back and says which it was.
+
+        Raises:
+            KeyError: The client has no row.
+        """
+        row = self._rows.pop(client)
+        self._free.append(row)
+        return row
+
+    def __getitem__(self, client: Hashable) -> int:
+        return self._rows[client]
+
+    def __contains__(self, client: Hashable) -> bool:
+        return client in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+class _Smoothed:
+    """Estimates by row, and which rows are in use; grows as rows are added."""
+
+    def __init__(self) -> None:
+        self._estimate: Floats = np.zeros(0)
+        self._present: NDArray[np.bool_] = np.zeros(0, np.bool_)
+
+    def _start(self, row: int, value: float) -> None:
+        if row >= len(self._estimate):
+            more = max(row + 1, 2 * len(self._estimate), 16) - len(self._estimate)
+            self._estimate = np.concatenate([self._estimate, np.zeros(more)])
+            self._present = np.concatenate([self._present, np.zeros(more, np.bool_)])
+        self._estimate[row] = value
+        self._present[row] = True
+
+    def remove(self, row: int) -> None:
+        """Forgets the row's client; it counts in no average from here on."""
+        self._present[row] = False
+
+    def estimates(self, rows: Integers) -> Floats:
+        """float64 `[m]`, the estimates of `rows` (int64 `[m]`, repeats allowed)."""
+        return self._estimate[rows]
+
+
+class AcceptanceEstimator(_Smoothed):
+    """α̂ ← (1 − η)·α̂ + η·mean(min(1, p/q)) over the positions drafted in the round (PAPER, Algorithm 1).
+
+    A round without drafted tokens gives no ratio: α̂ then drifts slowly to the prior, so that a client once thought
+    hopeless is tried again. Estimates stay inside `[floor, ceiling]`, since mu(S) has no limit at α = 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: float = 0.1,
+        prior: float = 0.6,
+        idle_step: float = 0.01,
+        floor: float = 0.01,
+        ceiling: float = 0.99,
+    ) -> None:
+        for name, value in (("step", step), ("idle_step", idle_step)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
+        if not 0 <= floor <= prior <= ceiling < 1:
+            raise ValueError(f"need 0 <= floor <= prior <= ceiling < 1, got {floor}, {prior}, {ceiling}")
+        super().__init__()
+        self._step, self._prior, self._idle_step = step, prior, idle_step
+        self._floor, self._ceiling = floor, ceiling
+
+    def add(self, row: int, estimate: float | None = None) -> None:
+        """Starts a row at `estimate`, or at the prior."""
+        start = self._prior if estimate is None else estimate
+        self._start(row, min(max(start, self._floor), self._ceiling))
+
+    def update(self, rows: Integers, ratio_sums: Floats, drafted: Integers) -> None:
+        """One round's evidence; several sequences of one client are one average over all their positions.
+
+        Args:
+            rows: int64 `[m]`, the client of each sequence.
+            ratio_sums: float64 `[m]`, Σ min(1, p/q) over the sequence's drafted positions.
+            drafted: int64 `[m]`, how many those were.
+
+        Raises:
+            ValueError: A sum is not finite, negative or above its count.
+        """
+        if not bool(np.all((ratio_sums >= 0) & (ratio_sums <= drafted + 1e-6))):
+            raise ValueError("ratio_sums must lie in [0, drafted]: each ratio is min(1, p/q)")
+        clients, place = np.unique(rows, return_inverse=True)
+        sums = np.bincount(place, ratio_sums, len(clients))
+        counts = np.bincount(place, drafted, len(clients))
+        seen = counts > 0
+        goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
+        step = np.where(seen, self._step, self._idle_step)
+        moved = self._estimate[clients] + step * (goal - self._estimate[clients])
+        self._estimate[clients] = np.clip(moved, self._floor, self._ceiling)
+
+
+class GoodputEstimator(_Smoothed):
+    """X ← (1 − β)·X + β·x, with x the tokens the client committed in the round, bonus included (PAPER §III).
+
+    A new client starts at the mean of those present (1 if it is the first), so that it is neither favoured nor made
+    to wait while its own average settles.
+    """
+
+    def __init__(self, *, step: float = 0.1) -> None:
+        if not 0 <= step <= 1:
+            raise ValueError(f"step is {step}; it must lie in [0, 1]")
+        super().__init__()
+        self._step = step
+
+    def add(self, row: int, estimate: float | None = None) -> None:
+        """Starts a row at `estimate`, in tokens, or at the mean of the present clients."""
+        if estimate is None:
+            estimate = float(self._estimate[self._present].mean()) if self._present.any() else 1.0
+        self._start(row, estimate)
+
+    def update(self, rows: Integers, committed: Integers) -> None:
+        """One round's tokens: rows int64 `[m]` (repeats are summed), committed int64 `[m]`.
+
+        A client that should count as having got nothing this round is listed with 0; one left out keeps its X.
+        """
+        clients, place = np.unique(rows, return_inverse=True)
+        tokens = np.bincount(place, committed, len(clients))
+        self._estimate[clients] += self._step * (tokens - self._estimate[clients])
