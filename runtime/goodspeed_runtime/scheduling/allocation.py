@@ -19,8 +19,8 @@ class Allocation:
 
     Attributes:
         grants: int64 `[n]`, draft tokens each sequence may send next; their sum is at most the budget.
-        shadow_price: What one more token of budget would add to the objective, in utility per token; 0 when the
-            budget does not bind, and for allocators that solve nothing.
+        shadow_price: What one more token of budget would add to the objective, in utility per token; 0 when
+            the budget does not bind, and for allocators that solve nothing.
     """
 
     grants: Integers

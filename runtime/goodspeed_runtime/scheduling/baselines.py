@@ -46,7 +46,8 @@ class RandomAllocator:
         """See `Allocator.allocate`."""
         check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
         size = len(caps)
-        # Stars and bars: n bars among C + n places; the stars before each bar are one row's, the last are unused.
+        # Stars and bars: n bars among C + n places; the stars before each bar are one row's, the last are
+        # unused.
         bars = np.sort(self._generator.choice(budget + size, size, replace=False))
         lengths = np.diff(bars, prepend=-1) - 1
         return Allocation(np.minimum(caps, lengths.astype(np.int64)), 0.0)

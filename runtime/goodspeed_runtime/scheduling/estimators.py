@@ -1,6 +1,7 @@
-"""What the allocators know of each client: smoothed acceptance and goodput; who the clients are, the caller knows.
+"""What the allocators know of a client: smoothed acceptance and goodput. Who the clients are, the caller knows.
 
-Rows are clients. `ClientRows` deals them out and takes them back, so that estimators that share it share the rows.
+Rows are clients. `ClientRows` deals them out and takes them back, so that estimators that share it share
+the rows.
 """
 
 from collections.abc import Hashable
@@ -77,8 +78,9 @@ class _Smoothed:
 class AcceptanceEstimator(_Smoothed):
     """α̂ ← (1 − η)·α̂ + η·mean(min(1, p/q)) over the positions drafted in the round (PAPER, Algorithm 1).
 
-    A round without drafted tokens gives no ratio: α̂ then drifts slowly to the prior, so that a client once thought
-    hopeless is tried again. Estimates stay inside `[floor, ceiling]`, since mu(S) has no limit at α = 1.
+    A round without drafted tokens gives no ratio: α̂ then drifts slowly to the prior, so that a client once
+    thought hopeless is tried again. Estimates stay inside `[floor, ceiling]`, since mu(S) has no limit at α
+    = 1.
     """
 
     def __init__(
@@ -130,8 +132,8 @@ class AcceptanceEstimator(_Smoothed):
 class GoodputEstimator(_Smoothed):
     """X ← (1 − β)·X + β·x, with x the tokens the client committed in the round, bonus included (PAPER §III).
 
-    A new client starts at the mean of those present (1 if it is the first), so that it is neither favoured nor made
-    to wait while its own average settles.
+    A new client starts at the mean of those present (1 if it is the first), so that it is neither favoured
+    nor made to wait while its own average settles.
     """
 
     def __init__(self, *, step: float = 0.1) -> None:
@@ -149,7 +151,8 @@ class GoodputEstimator(_Smoothed):
     def update(self, rows: Integers, committed: Integers) -> None:
         """One round's tokens: rows int64 `[m]` (repeats are summed), committed int64 `[m]`.
 
-        A client that should count as having got nothing this round is listed with 0; one left out keeps its X.
+        A client that should count as having got nothing this round is listed with 0; one left out keeps its
+        X.
         """
         clients, place = np.unique(rows, return_inverse=True)
         tokens = np.bincount(place, committed, len(clients))

@@ -1,4 +1,4 @@
-"""What a round may hand out while others' drafts are still under way; how much each should have is solved elsewhere."""
+"""What a round may hand out while other drafts are under way; how much each should have is solved elsewhere."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,9 @@ def member_grants(
 ) -> Integers:
     """The grants of this round's members, such that all drafts in flight together never exceed the budget.
 
-    In a continuous loop only the members, whose drafts were just verified, get a new grant. The others still hold
-    the grant of an earlier solution, which may be larger than this one gives them; until they come back, the
-    members share what is left, in proportion to their solved grants, and wait for the rest.
+    In a continuous loop only the members, whose drafts were just verified, get a new grant. The others
+    still hold the grant of an earlier solution, which may be larger than this one gives them; until they
+    come back, the members share what is left, in proportion to their solved grants, and wait for the rest.
 
     Args:
         solved: int64 `[n]`, this round's grant of every active sequence.

@@ -1,9 +1,9 @@
-"""The exact solution of equation 5 from its marginal gains; where weights and estimates come from is not its concern.
+"""The exact solution of equation 5 from its marginal gains; weights and estimates come from elsewhere.
 
-Going from s to s + 1 tokens gains v·α^(s+1) (PAPER, equation 5), which falls with s: the problem is separable and
-concave, so the C largest gains are the optimum. Gains are compared by their logarithm log v + (s+1)·log α, where the
-only operations are one product and one sum: a heap on scalars and the array solver then see the very same numbers,
-and agree bit by bit, ties included. Ties go to the lower row.
+Going from s to s + 1 tokens gains v·α^(s+1) (PAPER, equation 5), which falls with s: the problem is
+separable and concave, so the C largest gains are the optimum. Gains are compared by their logarithm log v +
+(s+1)·log α, where the only operations are one product and one sum: a heap on scalars and the array solver
+then see the very same numbers, and agree bit by bit, ties included. Ties go to the lower row.
 """
 
 import heapq
@@ -38,7 +38,7 @@ def solve(log_values: Floats, log_acceptance: Floats, caps: Integers, budget: in
 
 
 def solve_with_heap(log_values: Floats, log_acceptance: Floats, caps: Integers, budget: int) -> Allocation:
-    """The same solution, one token at a time, in O(n + C log n): the reference the array solver is held to."""
+    """The same solution, a token at a time, in O(n + C log n): what the array solver is held to."""
     grants = np.zeros(len(caps), np.int64)
     heap = [
         (-float(value + slope), row)
@@ -87,7 +87,7 @@ def _solve_dense(
 def _solve_by_threshold(
     log_values: Floats, log_acceptance: Floats, caps: Integers, budget: int
 ) -> Allocation:
-    """Two thresholds with the budget between them, then an exact choice among the few gains between the two."""
+    """Two thresholds with the budget between them, then an exact choice among the few gains between."""
     grants = np.zeros(len(caps), np.int64)
     rows = np.flatnonzero((caps > 0) & (log_values + log_acceptance > -np.inf))
     if len(rows) < len(caps):
@@ -147,7 +147,7 @@ class _Ladder:
         return under, over
 
     def _level(self, tokens: float, low: float, high: float) -> float:
-        """The threshold at which the relaxed grants sum to `tokens`, by Newton steps held inside a bracket."""
+        """The threshold at which the relaxed grants sum to `tokens`: Newton steps held inside a bracket."""
         level = high
         for _ in range(60):
             relaxed = (self._values - level) * self._reach
@@ -166,7 +166,7 @@ class _Ladder:
         return high
 
     def _exact(self, level: float) -> Floats:
-        """How many gains of each row are at least `level`, as whole numbers, whatever the division rounded."""
+        """How many gains of each row are at least `level`, exactly, whatever the division rounded."""
         counts = np.floor(np.clip((self._values - level) * self._reach, 0, self._caps))
         counts += (counts < self._caps) & (self._values + (counts + 1) * self._slopes >= level)
         counts -= (counts > 0) & (self._values + counts * self._slopes < level)

@@ -15,7 +15,8 @@ class AlphaFair:
 
     Attributes:
         alpha: The degree of fairness, not negative.
-        smallest: Goodput in tokens below which x is taken to be this, so that U' stays finite for an idle client.
+        smallest: Goodput in tokens below which x is taken to be this, so that U' stays finite for an idle
+            client.
     """
 
     alpha: float = 1.0
@@ -35,7 +36,7 @@ class AlphaFair:
         return np.asarray(x ** (1 - self.alpha) / (1 - self.alpha))
 
     def log_gradient(self, goodput: Floats) -> Floats:
-        """log U'(x) = −α·log x elementwise: in logarithms no α is large enough to overflow."""
+        """Log U'(x) = −α·log x elementwise: in logarithms no α is large enough to overflow."""
         if self.alpha == 0:
             return np.zeros_like(goodput)
         return np.asarray(-self.alpha * np.log(np.maximum(goodput, self.smallest)))
