@@ -118,7 +118,7 @@ def main(
     answers each with a line: the object's other fields, and tokens, near_ties, wrong, gap, equal.
     Exits with 1 when an answer is wrong.
     """
-    from goodspeed_runtime.models import ModelURI, load_model  # noqa: PLC0415
+    from goodspeed_runtime.models import ModelURI, load_model
 
     answers = [json.loads(line) for line in sys.stdin if line.strip()]
     loaded = load_model(

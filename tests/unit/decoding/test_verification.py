@@ -154,7 +154,8 @@ def test_greedy_accepts_exactly_the_leading_tokens_the_target_would_have_chosen(
 def test_what_else_is_in_the_round_changes_nothing():
     generator = torch.Generator().manual_seed(3)
     samplings = [
-        Sampling(0.0), Sampling(1.0, seed=1), Sampling(0.7, 3, 1.0, 2), Sampling(0.0), Sampling(1.2, 0, 0.6, 2**64 - 1)
+        *(Sampling(0.0), Sampling(1.0, seed=1), Sampling(0.7, 3, 1.0, 2)),
+        *(Sampling(0.0), Sampling(1.2, 0, 0.6, 2**64 - 1)),
     ]  # fmt: skip
     drafted = [[1, 2], [], [3, 4, 5], [], [6]]
     requests = [
