@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+TEMPERATURE_FLOOR = float(np.finfo(np.float32).tiny)
+"""Lower ones would become 0 in float32 and divide 0 by 0."""
 NUCLEUS_CANDIDATES = 256
 """How many likeliest tokens are searched for the nucleus on the CPU before everything is sorted."""
 
@@ -41,7 +43,7 @@ def probabilities(
     greedy = temperature == 0
     # The maximum goes first, so that no temperature, however small, overflows.
     scaled = logits - logits.amax(1, keepdim=True)
-    scaled /= _column(np.where(greedy, 1.0, temperature), logits)
+    scaled /= _column(np.where(greedy, 1.0, temperature).clip(min=TEMPERATURE_FLOOR), logits)
     filtered_k = np.flatnonzero((top_k > 0) & (top_k < vocabulary) & ~greedy)
     if filtered_k.size:
         rows = torch.from_numpy(filtered_k).to(logits.device)

@@ -86,7 +86,7 @@ def test_committed_tokens_are_distributed_as_the_target_alone(parameters, length
 
 @SAMPLINGS
 def test_a_drafter_that_lies_about_q_is_caught_by_the_same_test(parameters):
-    target, drafter = models(2)
+    target, drafter = models(1)
 
     def flatten(block):
         ones = np.ones_like(block.support_weights)
