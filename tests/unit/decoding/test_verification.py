@@ -8,6 +8,7 @@ from exact import FALSE_ALARM, distribution, p_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goodspeed_runtime.decoding.noise import ACCEPT, CHOOSE, uniform
 from goodspeed_runtime.decoding.proposing import propose
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request, verify
@@ -108,6 +109,31 @@ def test_point_masses_are_lossless_however_unlikely_their_token(parameters, toke
     assert p_value(np.bincount(first, minlength=VOCABULARY), expected[0]) > FALSE_ALARM
     assert verdicts.soft_ratios == pytest.approx(expected[0, token], rel=1e-5)
     assert (verdicts.next_tokens[verdicts.accepted == 0] != token).all()
+
+
+@SAMPLINGS
+def test_every_single_decision_is_the_one_that_rule_and_noise_prescribe(parameters):
+    length = 4
+    target, drafter = models(length, seed=4)
+    verdicts, blocks, _ = speculate(target, drafter, parameters, rounds=2000)
+    p = distribution(target, **parameters)
+    for seed, block in enumerate(blocks):
+        ends = np.cumsum(block.support_sizes)
+        for j in range(length + 1):
+            q = np.zeros(VOCABULARY)
+            if j < length:
+                support = slice(ends[j] - block.support_sizes[j], ends[j])
+                q[block.support_ids[support]] = block.support_weights[support]
+                q /= q.sum()
+                token = block.tokens[j]
+                if uniform(seed, POSITION + j, ACCEPT)[0] < p[j, token] / q[token]:
+                    continue
+            cumulative = np.cumsum(np.maximum(p[j] - q, 0))
+            choice = np.searchsorted(
+                cumulative, uniform(seed, POSITION + j, CHOOSE)[0] * cumulative[-1], "right"
+            )
+            assert (verdicts.accepted[seed], verdicts.next_tokens[seed]) == (j, choice)
+            break
 
 
 def test_the_soft_ratio_sums_over_rejected_positions_too():
