@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from goodspeed_runtime.decoding.transfer import to_device
+
 TEMPERATURE_FLOOR = float(np.finfo(np.float32).tiny)
 """Lower ones would become 0 in float32 and divide 0 by 0."""
 NUCLEUS_CANDIDATES = 256
@@ -46,21 +48,20 @@ def probabilities(
     scaled /= _column(np.where(greedy, 1.0, temperature).clip(min=TEMPERATURE_FLOOR), logits)
     filtered_k = np.flatnonzero((top_k > 0) & (top_k < vocabulary) & ~greedy)
     if filtered_k.size:
-        rows = torch.from_numpy(filtered_k).to(logits.device)
-        kept = top_k[filtered_k]
-        likeliest = scaled[rows].topk(int(kept.max()), dim=1).values
-        threshold = likeliest.gather(1, torch.from_numpy(kept - 1).to(logits.device)[:, None])
+        rows, last = to_device([filtered_k, top_k[filtered_k] - 1], logits.device)
+        likeliest = scaled[rows].topk(int(top_k[filtered_k].max()), dim=1).values
+        threshold = likeliest.gather(1, last[:, None])
         scaled[rows] = scaled[rows].masked_fill(scaled[rows] < threshold, float("-inf"))
     result = scaled.softmax(1)
     filtered_p = np.flatnonzero((top_p < 1) & ~greedy)
     if filtered_p.size:
-        rows = torch.from_numpy(filtered_p).to(logits.device)
+        (rows,) = to_device([filtered_p], logits.device)
         part = result[rows]
         threshold = _nucleus_threshold(part, _column(top_p[filtered_p], logits))
         part = part.masked_fill_(part < threshold, 0.0)
         result[rows] = part / part.sum(1, keepdim=True)
     if greedy.any():
-        rows = torch.from_numpy(np.flatnonzero(greedy)).to(logits.device)
+        (rows,) = to_device([np.flatnonzero(greedy)], logits.device)
         result[rows] = torch.zeros_like(result[rows]).scatter_(1, logits[rows].argmax(1, keepdim=True), 1.0)
     return result
 
@@ -82,4 +83,4 @@ def _first_reaching(ordered: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _column(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like.device, torch.float32)[:, None]
+    return to_device([values.astype(np.float32)], like.device)[0][:, None]

@@ -1,0 +1,92 @@
+"""CUDA runs the same code to the same end, and waits for the device once a round."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import llama
+
+from goodspeed_runtime.decoding.noise import uniform, uniform_tensor
+from goodspeed_runtime.decoding.packed import PackedModel, Segment
+from goodspeed_runtime.decoding.proposing import propose
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.decoding.verification import Request, verify
+from goodspeed_runtime.protocol.wire import DraftBlock
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+VOCABULARY = 40
+SAMPLINGS = [Sampling(0.0), Sampling(1.0, seed=7), Sampling(0.7, 5, 0.9, 2**63 + 5), Sampling(1.0, 0, 0.8, 3)]
+
+
+def models():
+    plain = llama(vocabulary=VOCABULARY)
+    cuda = SimpleNamespace(module=llama(vocabulary=VOCABULARY).module.cuda())
+    return PackedModel(plain, slots=4, max_context=64), PackedModel(cuda, slots=4, max_context=64)
+
+
+def rounds():
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (4, 64))
+    yield [Segment(0, 0, tokens[0, :40], 1), Segment(2, 0, tokens[2, :9], 1)]
+    yield [
+        Segment(1, 0, tokens[1, :20], 1),
+        Segment(2, 7, tokens[2, 7:12], 4),
+        Segment(0, 40, tokens[0, 40:43], 3),
+    ]
+    yield [Segment(slot, 9, tokens[slot, 9:14], 5) for slot in (2, 0, 1)]
+
+
+def requests(count):
+    drafts = [DraftBlock.point_masses([3, 1][: i % 3]) for i in range(count)]
+    return [Request(20 + i, draft, SAMPLINGS[i % 4]) for i, draft in enumerate(drafts)]
+
+
+def test_packed_passes_agree_with_the_cpu():
+    cpu, cuda = models()
+    for segments in rounds():
+        torch.testing.assert_close(cuda.forward(segments).cpu(), cpu.forward(segments), atol=2e-4, rtol=2e-4)
+
+
+def test_verdicts_and_proposals_are_those_of_the_cpu():
+    batch = requests(200)
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(sum(len(r.draft) + 1 for r in batch), VOCABULARY, generator=generator)
+    here, there = verify(logits, batch), verify(logits.cuda(), batch)
+    assert (here.accepted == there.accepted).all()
+    assert (here.next_tokens == there.next_tokens).all()
+    np.testing.assert_allclose(here.soft_ratios, there.soft_ratios, rtol=1e-5)
+    samplings = [SAMPLINGS[i % 4] for i in range(len(logits))]
+    places = np.arange(len(logits))
+    assert (
+        propose(logits, samplings, places, places).tokens
+        == propose(logits.cuda(), samplings, places, places).tokens
+    ).all()
+
+
+def test_noise_has_the_same_bits():
+    seeds = np.random.default_rng(1).integers(0, 2**63, 1000).astype(np.uint64)
+    device = uniform_tensor(
+        torch.from_numpy(seeds.view(np.int64)).cuda(), torch.arange(1000).cuda(), 1, torch.tensor(3).cuda()
+    )
+    assert (uniform(seeds, np.arange(1000), 1, start=3) == device.cpu().numpy()).all()
+
+
+def test_a_round_waits_for_the_device_once():
+    _, cuda = models()
+    first, _, last = list(rounds())
+    for segments in (first, [Segment(1, 0, [5] * 20, 1)], last):
+        verify(cuda.forward(segments)[:3], requests(3)[:1] * 3)  # allocations and kernels are loaded
+    batch = [Request(30 + i, DraftBlock.point_masses([1, 2, 3, 4]), SAMPLINGS[i + 1]) for i in range(3)]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            verify(cuda.forward(last), batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in waits if "synchroniz" in str(w.message)]) == 1, [str(w) for w in waits]
