@@ -1,0 +1,1 @@
+"""Finds, fetches, converts and loads models and tokenizers, named by URI."""
