@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from goodspeed_runtime.scheduling.arrays import Floats, Integers
+from goodspeed_runtime.scheduling.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +20,46 @@ class Allocation:
         grants: int64 `[n]`, draft tokens each sequence may send next; their sum is at most the budget.
         shadow_price: What one more token of budget would add to the objective, in utility per token; 0 when
             the budget does not bind, and for allocators that solve nothing.
+        wait_seconds: How long the next round should wait for drafts after this one's verdicts, where the
+            allocator chose that too; None leaves it to the caller.
     """
 
     grants: Integers
     shadow_price: float
+    wait_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refinements:
+    """What a caller may know beyond the paper; an allocator that has no use for a part ignores it.
+
+    Attributes:
+        floors: int64 `[n]`, tokens that a row gets before anything is optimised, as far as its cap allows.
+        survival: float64 `[n, L]`, the chance that the first s + 1 drafted tokens are all accepted, in
+            place of α^(s+1). Each row falls along s; beyond L nothing survives.
+        timing: How long drafting, the link and verification take.
+    """
+
+    floors: Integers | None = None
+    survival: Floats | None = None
+    timing: Timing | None = None
+
+
+NO_REFINEMENTS = Refinements()
 
 
 class Allocator(Protocol):
     """Divides a budget of draft tokens among sequences."""
 
     def allocate(
-        self, *, weights: Floats, acceptance: Floats, goodput: Floats, caps: Integers, budget: int
+        self,
+        *,
+        weights: Floats,
+        acceptance: Floats,
+        goodput: Floats,
+        caps: Integers,
+        budget: int,
+        refinements: Refinements = NO_REFINEMENTS,
     ) -> Allocation:
         """Divide `budget` among n sequences, one row each.
 
@@ -41,6 +69,7 @@ class Allocator(Protocol):
             goodput: float64 `[n]`, the client's smoothed goodput X in tokens.
             caps: int64 `[n]`, the longest draft the sequence may send, non-negative.
             budget: The draft tokens to divide, non-negative.
+            refinements: Floors, survival by position and timing, where they are known.
 
         Raises:
             ValueError: An argument is out of range, not finite, or of another length.

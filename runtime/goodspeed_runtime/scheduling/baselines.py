@@ -1,8 +1,12 @@
-"""The allocators that the paper compares with: they look at no estimate (PAPER §V)."""
+"""What the gradient is compared with: the paper's two baselines, and two stronger ones (PAPER §V)."""
 
 import numpy as np
 
-from goodspeed_runtime.scheduling.allocation import Allocation, Floats, Integers, check
+from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Refinements, check
+from goodspeed_runtime.scheduling.arrays import Floats, Integers
+from goodspeed_runtime.scheduling.goodput import barrier_seconds, expected_goodput
+from goodspeed_runtime.scheduling.marginals import solve_gains
+from goodspeed_runtime.scheduling.utility import AlphaFair
 
 
 class FixedAllocator:
@@ -18,7 +22,14 @@ class FixedAllocator:
         self._turn = 0
 
     def allocate(
-        self, *, weights: Floats, acceptance: Floats, goodput: Floats, caps: Integers, budget: int
+        self,
+        *,
+        weights: Floats,
+        acceptance: Floats,
+        goodput: Floats,
+        caps: Integers,
+        budget: int,
+        refinements: Refinements = NO_REFINEMENTS,
     ) -> Allocation:
         """See `Allocator.allocate`; a `length` that the budget does not cover is cut to C/N."""
         check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
@@ -41,7 +52,14 @@ class RandomAllocator:
         self._generator = generator
 
     def allocate(
-        self, *, weights: Floats, acceptance: Floats, goodput: Floats, caps: Integers, budget: int
+        self,
+        *,
+        weights: Floats,
+        acceptance: Floats,
+        goodput: Floats,
+        caps: Integers,
+        budget: int,
+        refinements: Refinements = NO_REFINEMENTS,
     ) -> Allocation:
         """See `Allocator.allocate`."""
         check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
@@ -51,3 +69,70 @@ class RandomAllocator:
         bars = np.sort(self._generator.choice(budget + size, size, replace=False))
         lengths = np.diff(bars, prepend=-1) - 1
         return Allocation(np.minimum(caps, lengths.astype(np.int64)), 0.0)
+
+
+class BestFixedAllocator:
+    """Fixed-S at the one length, from 0 to C/N, that the estimates say is best for Σ w·U.
+
+    Without timing the utility is of goodput per round and longer is never worse; with it, of goodput per
+    second in a round that waits for everyone.
+    """
+
+    def __init__(self, utility: AlphaFair | None = None) -> None:
+        self._utility = utility or AlphaFair()
+
+    def allocate(
+        self,
+        *,
+        weights: Floats,
+        acceptance: Floats,
+        goodput: Floats,
+        caps: Integers,
+        budget: int,
+        refinements: Refinements = NO_REFINEMENTS,
+    ) -> Allocation:
+        """See `Allocator.allocate`."""
+        check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
+        size = len(caps)
+        if not size:
+            return Allocation(np.zeros(0, np.int64), 0.0)
+        best, best_worth = np.zeros(size, np.int64), -np.inf
+        for length in range(min(budget // size, int(caps.max())) + 1):
+            lengths = np.minimum(caps, length)
+            rate = expected_goodput(acceptance, lengths)
+            if refinements.timing is not None:
+                rate = rate / barrier_seconds(refinements.timing, lengths)
+            worth = float((weights * self._utility.value(rate)).sum())
+            if worth > best_worth:
+                best, best_worth = lengths, worth
+        return Allocation(best, 0.0)
+
+
+class StaticOracleAllocator:
+    """The one division best for Σ w·U(mu(S)) if it is kept for ever; give it the true α as acceptance.
+
+    It differs from the optimum that the gradient tends to only in that it may not mix divisions over time.
+    """
+
+    def __init__(self, utility: AlphaFair | None = None) -> None:
+        self._utility = utility or AlphaFair()
+
+    def allocate(
+        self,
+        *,
+        weights: Floats,
+        acceptance: Floats,
+        goodput: Floats,
+        caps: Integers,
+        budget: int,
+        refinements: Refinements = NO_REFINEMENTS,
+    ) -> Allocation:
+        """See `Allocator.allocate`; U(mu(s)) is concave in s, so the largest steps are the best ones."""
+        check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
+        if not len(caps) or not caps.max():
+            return Allocation(np.zeros(len(caps), np.int64), 0.0)
+        lengths = np.arange(min(int(caps.max()), budget) + 1)
+        worth = self._utility.value(expected_goodput(acceptance[:, None], lengths))
+        with np.errstate(divide="ignore"):
+            gains = np.log(np.maximum(weights[:, None] * np.diff(worth, axis=1), 0))
+        return solve_gains(gains, caps, budget)

@@ -1,4 +1,4 @@
-"""What the allocators know of a client: smoothed acceptance and goodput. Who the clients are, the caller knows.
+"""What allocators know of a client: smoothed acceptance and goodput. Who the clients are, the caller knows.
 
 Rows are clients. `ClientRows` deals them out and takes them back, so that estimators that share it share
 the rows.
@@ -9,7 +9,7 @@ from collections.abc import Hashable
 import numpy as np
 from numpy.typing import NDArray
 
-from goodspeed_runtime.scheduling.allocation import Floats, Integers
+from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
 
 class ClientRows:

@@ -1,9 +1,9 @@
-"""What a round may hand out while other drafts are under way; how much each should have is solved elsewhere."""
+"""What a round may hand out while other drafts are under way; how much each deserves is solved elsewhere."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goodspeed_runtime.scheduling.allocation import Integers
+from goodspeed_runtime.scheduling.arrays import Integers
 
 
 def member_grants(

@@ -7,10 +7,12 @@ then see the very same numbers, and agree bit by bit, ties included. Ties go to 
 """
 
 import heapq
+import math
 
 import numpy as np
 
-from goodspeed_runtime.scheduling.allocation import Allocation, Floats, Integers
+from goodspeed_runtime.scheduling.allocation import Allocation
+from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
 # Up to this many gains it is quicker to look at every one than to search for the threshold.
 _DENSE_GAINS = 4096
@@ -61,27 +63,49 @@ def solve_with_heap(log_values: Floats, log_acceptance: Floats, caps: Integers, 
 
 def price(log_gain: float) -> float:
     """The gain itself, held to the largest float where a large α would overflow it."""
-    return float(np.exp(min(log_gain, 709.0)))
+    return math.exp(min(log_gain, 709.0))
+
+
+def solve_survival(
+    log_values: Floats, log_survival: Floats, caps: Integers, budget: int, skip: Integers | None = None
+) -> Allocation:
+    """The same for gains v·survival[s], float64 `[n, L]`: any that fall along s, not only powers of one α.
+
+    `skip` (int64 `[n]`) tokens of each row count as granted already; caps and grants are what comes on top.
+    """
+    longest = log_survival.shape[1]
+    gains = log_values[:, None] + log_survival
+    if skip is not None:
+        places = np.arange(longest) + skip[:, None]
+        gains = np.where(
+            places < longest, np.take_along_axis(gains, np.minimum(places, longest - 1), 1), -np.inf
+        )
+    return solve_gains(gains, caps, budget)
 
 
 def _solve_dense(
     log_values: Floats, log_acceptance: Floats, caps: Integers, budget: int, longest: int
 ) -> Allocation:
     gains = log_values[:, None] + np.arange(1, longest + 1) * log_acceptance[:, None]
+    return solve_gains(gains, caps, budget)
+
+
+def solve_gains(gains: Floats, caps: Integers, budget: int) -> Allocation:
+    """The `budget` largest of `gains` (`[n, L]`, falling along each row, changed here), none of them −inf."""
+    longest = gains.shape[1]
     gains[np.arange(longest) >= caps[:, None]] = -np.inf
     flat = gains.ravel()
-    if budget >= flat.size:
-        return Allocation((gains > -np.inf).sum(axis=1), 0.0)
     # The largest gain left out is element `budget` in falling order: all above it are taken, equals by row.
-    cut = np.partition(flat, flat.size - 1 - budget)[flat.size - 1 - budget]
-    if cut == -np.inf:
-        return Allocation((gains > -np.inf).sum(axis=1), 0.0)
+    last = flat.size - 1 - budget
+    cut = float(np.partition(flat, last)[last]) if last >= 0 else -math.inf
     above = gains > cut
     grants = above.sum(axis=1)
+    if cut == -math.inf:
+        return Allocation(grants, 0.0)
     left = budget - int(grants.sum())
     if left:
         np.add.at(grants, np.flatnonzero(flat == cut)[:left] // longest, 1)
-    return Allocation(grants, price(float(cut)))
+    return Allocation(grants, price(cut))
 
 
 def _solve_by_threshold(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goodspeed_runtime.scheduling.allocation import Floats
+from goodspeed_runtime.scheduling.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)

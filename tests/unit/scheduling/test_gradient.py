@@ -43,7 +43,7 @@ def best_by_brute_force(instance, utility, budget):
     )
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(instances(), st.sampled_from([0.0, 1.0, 2.0, 5.0]))
 def test_grants_reach_the_best_objective_of_all_divisions(instance, alpha):
     utility = AlphaFair(alpha)
@@ -65,7 +65,7 @@ def test_the_shadow_price_is_what_one_more_token_adds(instance):
     assert price == pytest.approx(more - now, rel=1e-6, abs=1e-9 * max(more, 1))
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(instances(rows=40, cap=12, budget=300))
 def test_the_threshold_and_the_dense_solver_equal_the_heap_bit_for_bit_ties_included(instance):
     with np.errstate(divide="ignore"):
