@@ -117,16 +117,20 @@ class AcceptanceEstimator(_Smoothed):
         Raises:
             ValueError: A sum is not finite, negative or above its count.
         """
-        if not bool(np.all((ratio_sums >= 0) & (ratio_sums <= drafted + 1e-6))):
-            raise ValueError("ratio_sums must lie in [0, drafted]: each ratio is min(1, p/q)")
-        clients, place = np.unique(rows, return_inverse=True)
-        sums = np.bincount(place, ratio_sums, len(clients))
-        counts = np.bincount(place, drafted, len(clients))
+        self._check(ratio_sums, drafted)
+        clients, (sums, counts) = by_client(rows, ratio_sums, drafted)
         seen = counts > 0
         goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
         step = np.where(seen, self._step, self._idle_step)
-        moved = self._estimate[clients] + step * (goal - self._estimate[clients])
-        self._estimate[clients] = np.clip(moved, self._floor, self._ceiling)
+        old = self._estimate[clients]
+        self._estimate[clients] = np.minimum(
+            np.maximum(old + step * (goal - old), self._floor), self._ceiling
+        )
+
+    @staticmethod
+    def _check(ratio_sums: Floats, drafted: Integers) -> None:
+        if not bool(((ratio_sums >= 0) & (ratio_sums <= drafted + 1e-6)).all()):
+            raise ValueError("ratio_sums must lie in [0, drafted]: each ratio is min(1, p/q)")
 
 
 class GoodputEstimator(_Smoothed):
@@ -136,24 +140,44 @@ class GoodputEstimator(_Smoothed):
     nor made to wait while its own average settles.
     """
 
-    def __init__(self, *, step: float = 0.1) -> None:
+    def __init__(self, *, step: float = 0.1, decay: float | None = None) -> None:
+        """With `decay` b the t-th update of a client steps by t^−b, but never less than `step` (PAPER, Theorem 1)."""
         if not 0 <= step <= 1:
             raise ValueError(f"step is {step}; it must lie in [0, 1]")
+        if decay is not None and not 0.5 < decay <= 1:
+            raise ValueError(f"decay is {decay}; it must lie in (0.5, 1]")
         super().__init__()
-        self._step = step
+        self._step: float | Floats = step
+        self._decay = decay
+        self._updates: Floats = np.zeros(0)
 
     def add(self, row: int, estimate: float | None = None) -> None:
         """Starts a row at `estimate`, in tokens, or at the mean of the present clients."""
         if estimate is None:
             estimate = float(self._estimate[self._present].mean()) if self._present.any() else 1.0
         self._start(row, estimate)
+        if len(self._updates) < len(self._estimate):
+            self._updates = np.pad(self._updates, (0, len(self._estimate) - len(self._updates)))
+        self._updates[row] = 0
 
-    def update(self, rows: Integers, committed: Integers) -> None:
-        """One round's tokens: rows int64 `[m]` (repeats are summed), committed int64 `[m]`.
+    def update(self, rows: Integers, committed: Floats | Integers) -> None:
+        """One round's tokens, or tokens per second: rows int64 `[m]` (repeats are summed), committed `[m]`.
 
         A client that should count as having got nothing this round is listed with 0; one left out keeps its
         X.
         """
-        clients, place = np.unique(rows, return_inverse=True)
-        tokens = np.bincount(place, committed, len(clients))
-        self._estimate[clients] += self._step * (tokens - self._estimate[clients])
+        clients, (tokens,) = by_client(rows, committed)
+        step = self._step
+        if self._decay is not None:
+            self._updates[clients] += 1
+            step = np.maximum(step, self._updates[clients] ** -self._decay)
+        old = self._estimate[clients]
+        self._estimate[clients] = old + step * (tokens - old)
+
+
+def by_client(rows: Integers, *columns: Floats | Integers) -> tuple[Integers, tuple[Floats, ...]]:
+    """Sums `columns` over the rows that are the same client; rows in rising order need no work."""
+    if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
+        return rows, tuple(np.asarray(column, np.float64) for column in columns)
+    clients, place = np.unique(rows, return_inverse=True)
+    return clients, tuple(np.bincount(place, column, len(clients)) for column in columns)
