@@ -24,6 +24,10 @@ from rich.progress import track
 from torch import Tensor
 from transformers import DynamicCache
 
+from goodspeed_runtime.models.dtype import Device, DType
+from goodspeed_runtime.models.loading import load_model
+from goodspeed_runtime.models.uri import ModelURI
+
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.03}
 """How far below the reference's largest logit another implementation's choice may lie."""
 
@@ -108,8 +112,8 @@ class Reference:
 
 def main(
     model: Annotated[str, typer.Option(help="Model URI of the target, as the verifier was given.")],
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: the verifier's.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[DType, typer.Option(help="The verifier's.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where to run.")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="Model cache folder.", envvar="GOODSPEED_CACHE")] = None,
 ) -> None:
     """Holds answers given at temperature 0 against the target's own plain greedy decoding.
@@ -118,16 +122,8 @@ def main(
     answers each with a line: the object's other fields, and tokens, near_ties, wrong, gap, equal.
     Exits with 1 when an answer is wrong.
     """
-    from goodspeed_runtime.models import ModelURI, load_model
-
     answers = [json.loads(line) for line in sys.stdin if line.strip()]
-    loaded = load_model(
-        ModelURI.parse(model),
-        target=None,
-        dtype=getattr(torch, dtype),
-        device=torch.device(device),
-        cache=cache,
-    )
+    loaded = load_model(ModelURI.parse(model), dtype=dtype, device=device, cache=cache)
     reference = Reference(loaded)
     wrong = False
     for answer in track(answers, "Comparing with the target alone", console=Console(stderr=True)):
