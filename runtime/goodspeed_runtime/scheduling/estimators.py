@@ -141,7 +141,7 @@ class GoodputEstimator(_Smoothed):
     """
 
     def __init__(self, *, step: float = 0.1, decay: float | None = None) -> None:
-        """With `decay` b the t-th update of a client steps by t^−b, but never less than `step` (PAPER, Theorem 1)."""
+        """With `decay` b a client's t-th update steps by max(step, t^−b), as in Theorem 1 of the paper."""
         if not 0 <= step <= 1:
             raise ValueError(f"step is {step}; it must lie in [0, 1]")
         if decay is not None and not 0.5 < decay <= 1:
@@ -180,4 +180,6 @@ def by_client(rows: Integers, *columns: Floats | Integers) -> tuple[Integers, tu
     if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
         return rows, tuple(np.asarray(column, np.float64) for column in columns)
     clients, place = np.unique(rows, return_inverse=True)
-    return clients, tuple(np.bincount(place, column, len(clients)) for column in columns)
+    return clients, tuple(
+        np.asarray(np.bincount(place, column, len(clients)), np.float64) for column in columns
+    )

@@ -1,4 +1,4 @@
-"""Grants for goodput per second: the round's deadline is chosen with them, and late drafts join a later round.
+"""Grants for goodput per second: the round's deadline is chosen with them, late drafts join a later round.
 
 The paper's rounds wait for everyone (PAPER, "Where the paper stops", 1 and 2). Here a round waits D seconds
 after the last verdicts. A draft that arrives within D is verified every round, one that takes longer every
@@ -10,7 +10,7 @@ time; the best D wins.
 import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Refinements, check
-from goodspeed_runtime.scheduling.arrays import Floats, Integers
+from goodspeed_runtime.scheduling.arrays import Flags, Floats, Integers
 from goodspeed_runtime.scheduling.timing import Timing
 from goodspeed_runtime.scheduling.utility import AlphaFair
 
@@ -28,7 +28,7 @@ class PerSecondAllocator:
     """
 
     def __init__(self, utility: AlphaFair | None = None, *, deadlines: int = 16, rescan: int = 32) -> None:
-        """The deadline is chosen among `deadlines` candidates, at the first and every `rescan`-th allocation."""
+        """Every `rescan`-th allocation chooses the deadline among `deadlines` candidates."""
         if deadlines < 1 or rescan < 1:
             raise ValueError(f"deadlines and rescan must be at least 1, got {deadlines} and {rescan}")
         self._utility = utility or AlphaFair()
@@ -46,7 +46,7 @@ class PerSecondAllocator:
         budget: int,
         refinements: Refinements = NO_REFINEMENTS,
     ) -> Allocation:
-        """See `Allocator.allocate`, with goodput in tokens per second; the price is in utility per token and second.
+        """See `Allocator.allocate`; goodput is in tokens per second, and so is what the price buys.
 
         Raises:
             ValueError: As there, and when timing is missing.
@@ -92,9 +92,9 @@ def _expected(acceptance: Floats, lengths: Integers, survival: Floats | None) ->
 
 
 def _divide(
-    deadlines: Floats, earned: Floats, arrivals: Floats, allowed: Floats, timing: Timing, budget: int
+    deadlines: Floats, earned: Floats, arrivals: Floats, allowed: Flags, timing: Timing, budget: int
 ) -> tuple[Integers, Floats, Floats]:
-    """For every deadline `[d]` the grants int64 `[d, n]`, what they earn per second `[d]`, and the price `[d]`."""
+    """For every deadline `[d]` the grants int64 `[d, n]`, what they earn a second, and the price."""
     rows = np.arange(earned.shape[0])
     cost = timing.verification
     grants = np.zeros((len(deadlines), earned.shape[0]), np.int64)
@@ -122,7 +122,7 @@ def _divide(
 
 
 def _buy(net: Floats, budget: int) -> tuple[Integers, Floats]:
-    """The lengths that maximise Σ net within the budget, at one price per token; net is float64 `[d, n, L + 1]`."""
+    """The lengths that maximise Σ net within the budget, at one price; net is float64 `[d, n, L + 1]`."""
     lengths = np.arange(net.shape[2])
     found = net.argmax(axis=2)
     low, high = np.zeros(len(net)), np.zeros(len(net))
@@ -142,7 +142,7 @@ def _buy(net: Floats, budget: int) -> tuple[Integers, Floats]:
 
 
 def _spend(net: Floats, found: Integers, left: int) -> None:
-    """Gives the `left` tokens, in place, to whichever steps earn most per token; an envelope's edge may leave some."""
+    """Gives the `left` tokens, in place, to the steps that earn most per token; some may stay unused."""
     rows = np.arange(len(net))
     while left > 0:
         more = np.arange(net.shape[1]) - found[:, None]

@@ -10,7 +10,7 @@ from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
 
 class SurvivalEstimator:
-    """Counts how often position j was reached and accepted; the past fades by `memory` each round with a draft."""
+    """Counts how often position j was reached and accepted; each round with a draft fades the past."""
 
     def __init__(self, *, longest: int, memory: float = 0.995, shrinkage: float = 20.0) -> None:
         """`shrinkage` is how many observations of a position the geometric prior is worth."""
@@ -31,7 +31,7 @@ class SurvivalEstimator:
         self._reached[row] = self._accepted[row] = 0
 
     def update(self, rows: Integers, accepted: Integers, drafted: Integers) -> None:
-        """One round: of `drafted` int64 `[m]` tokens the first `accepted` int64 `[m]` were; rows may repeat."""
+        """One round: of `drafted` tokens the first `accepted` were, all int64 `[m]`; rows may repeat."""
         place = np.arange(self._longest)
         passed = place < accepted[:, None]
         tested = (place <= accepted[:, None]) & (place < drafted[:, None])
@@ -41,7 +41,7 @@ class SurvivalEstimator:
         np.add.at(self._accepted, rows, passed & tested)
 
     def survival(self, rows: Integers, acceptance: Floats) -> Floats:
-        """float64 `[m, longest]`, falling: the chance that positions 0..s all pass, given α̂ of `rows` `[m]`."""
+        """Float64 `[m, longest]`, falling: the chance that positions 0..s all pass, given α̂ `[m]`."""
         prior = self._shrinkage * acceptance[:, None]
         return np.asarray(
             np.cumprod((self._accepted[rows] + prior) / (self._reached[rows] + self._shrinkage), axis=1)
