@@ -129,7 +129,7 @@ class AcceptanceEstimator(_Smoothed):
 
     @staticmethod
     def _check(ratio_sums: Floats, drafted: Integers) -> None:
-        if not bool(((ratio_sums >= 0) & (ratio_sums <= drafted + 1e-6)).all()):
+        if len(drafted) and not (ratio_sums.min() >= 0 and (drafted - ratio_sums).min() >= -1e-6):
             raise ValueError("ratio_sums must lie in [0, drafted]: each ratio is min(1, p/q)")
 
 

@@ -28,12 +28,24 @@ class GradientAllocator:
         refinements: Refinements = NO_REFINEMENTS,
     ) -> Allocation:
         """See `Allocator.allocate`; the shadow price is the largest gain that was not taken."""
-        check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
-        with np.errstate(divide="ignore"):  # log 0 is −inf, which is a gain that is never taken
+        if not len(weights) == len(acceptance) == len(goodput) == len(caps):
+            check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
+        with np.errstate(divide="ignore", invalid="ignore"):  # log 0 = −inf is a gain that is never taken
             log_values = np.log(weights) + self.utility.log_gradient(goodput)
             log_acceptance = np.log(acceptance)
             floors, survival = refinements.floors, refinements.survival
             log_survival = None if survival is None else np.log(survival)
+        # The logarithms of all that is allowed pass this; what does not is looked at closely, to name the
+        # culprit.
+        if not (
+            len(caps)
+            and budget >= 0
+            and log_values.max() < np.inf
+            and log_acceptance.max() < 0
+            and goodput.min() >= 0
+            and caps.min() >= 0
+        ):
+            check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
         if floors is not None:
             floors = np.minimum(floors, caps)
             caps, budget = caps - floors, budget - int(floors.sum())

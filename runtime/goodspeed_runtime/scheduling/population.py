@@ -1,4 +1,4 @@
-"""The clients that the simulator plays: what each is really like, and how it changes. No scheduler sees this.
+"""The clients that the simulator plays: what each is like, and how that changes. No scheduler sees this."""
 
 from dataclasses import dataclass, field
 

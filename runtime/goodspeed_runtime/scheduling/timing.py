@@ -4,9 +4,9 @@ The paper optimises goodput per round and so cannot see a slow drafter or a long
 need.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import pairwise
 
 from goodspeed_runtime.scheduling.arrays import Floats
 
@@ -16,17 +16,19 @@ class VerificationCost:
     """T_V(tokens) through measured points, straight between them and beyond the last.
 
     Attributes:
-        tokens: float64 `[m]`, rising, tokens in one forward pass (drafted ones and one more a sequence), m
-            >= 2. seconds: float64 `[m]`, what the pass took, not falling.
+        tokens: Rising, tokens in one forward pass (drafted ones and one more a sequence), m
+            >= 2. seconds: As many, what the pass took, not falling.
     """
 
-    tokens: Floats
-    seconds: Floats
+    tokens: tuple[float, ...]
+    seconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.seconds) or len(self.tokens) < 2:
             raise ValueError("a verification cost needs at least two points, as many tokens as seconds")
-        if not (np.diff(self.tokens) > 0).all() or not (np.diff(self.seconds) >= 0).all():
+        if not all(a < b for a, b in pairwise(self.tokens)) or not all(
+            a <= b for a, b in pairwise(self.seconds)
+        ):
             raise ValueError("a verification cost needs rising tokens, and seconds that do not fall")
         if not self.seconds[0] > 0:
             raise ValueError("a verification cost needs positive seconds")
@@ -34,22 +36,23 @@ class VerificationCost:
     @classmethod
     def linear(cls, base: float, per_token: float) -> "VerificationCost":
         """`base` seconds for the pass and `per_token` seconds for each token in it."""
-        return cls(np.array([0.0, 1.0]), np.array([base, base + per_token]))
+        return cls((0.0, 1.0), (base, base + per_token))
 
     def _piece(self, tokens: float) -> int:
-        return min(max(int(np.searchsorted(self.tokens, tokens, "right")) - 1, 0), len(self.tokens) - 2)
+        return min(max(bisect_right(self.tokens, tokens) - 1, 0), len(self.tokens) - 2)
 
     def slope(self, tokens: float) -> float:
         """Seconds that one more token adds to a pass of `tokens`."""
         piece = self._piece(tokens)
         rise = self.seconds[piece + 1] - self.seconds[piece]
-        return float(rise / (self.tokens[piece + 1] - self.tokens[piece]))
+        return rise / (self.tokens[piece + 1] - self.tokens[piece])
 
     def at(self, tokens: float) -> float:
         """Seconds of a pass of `tokens`."""
         piece = self._piece(tokens)
-        seconds = self.seconds[piece] + (tokens - self.tokens[piece]) * self.slope(tokens)
-        return float(max(seconds, self.seconds[0]))
+        rise = self.seconds[piece + 1] - self.seconds[piece]
+        steep = rise / (self.tokens[piece + 1] - self.tokens[piece])
+        return max(self.seconds[piece] + (tokens - self.tokens[piece]) * steep, self.seconds[0])
 
 
 @dataclass(frozen=True, slots=True)
