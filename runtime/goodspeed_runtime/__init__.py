@@ -1,0 +1,1 @@
+"""The serving half of goodspeed: verifiers, drafters, and the pure parts they are built from."""

@@ -1,0 +1,154 @@
+"""Every metric of the runtime, its name and labels, once (docs/metrics.md explains them).
+
+The verifier knows what became of each draft, so the figures of speculation are
+its, labelled by drafter; the drafter knows its users, so requests are its. A
+drafter's series vanish with its stream.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+CLIENT_LABELS = ("cluster", "pool", "drafter")
+_ROUND_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 0.8, 2, 5)
+_TOKEN_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60)
+
+
+class VerifierMetrics:
+    """What a verifier exposes."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+
+        def per_client(name: str, text: str, *more: str) -> Counter:
+            return Counter(
+                f"goodspeed_spec_decode_{name}", text, [*CLIENT_LABELS, *more], registry=self.registry
+            )
+
+        def client_gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"goodspeed_drafter_{name}", text, CLIENT_LABELS, registry=self.registry)
+
+        def verifier_gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"goodspeed_{name}", text, ["cluster"], registry=self.registry)
+
+        self.drafts = per_client("drafts", "Drafts verified, those of no tokens included.")
+        self.draft_tokens = per_client("draft_tokens", "Drafted tokens verified.")
+        self.granted_tokens = per_client("granted_tokens", "Draft tokens granted.")
+        self.accepted_tokens = per_client("accepted_tokens", "Drafted tokens committed.")
+        self.emitted_tokens = per_client("emitted_tokens", "Tokens committed, first and bonus tokens included.")
+        self.first_tokens = per_client("first_tokens", "Tokens committed by a prefill rather than a draft.")
+        self.client_rounds = per_client("rounds", "Rounds that verified at least one of the drafter's drafts.")
+        self.accepted_per_position = per_client(
+            "accepted_tokens_per_pos", "Drafted tokens committed, by position in the draft.", "position"
+        )
+        self.acceptance = client_gauge("acceptance_ratio", "Estimated acceptance of a drafted token.")
+        self.goodput_round = client_gauge(
+            "goodput_tokens_per_round", "Smoothed tokens committed per round: X in the paper's equation 5."
+        )
+        self.goodput_second = client_gauge(
+            "goodput_tokens_per_second", "Tokens committed per second over the last seconds."
+        )
+        self.grant = client_gauge("grant_tokens", "Draft tokens granted and not yet verified.")
+        self.active_sequences = client_gauge("active_sequences", "Sequences that hold a KV slot.")
+        self.queue_length = client_gauge("queue_length", "Sequences that wait for a KV slot.")
+        self.round_seconds = Histogram(
+            "goodspeed_verifier_round_seconds",
+            "Seconds of a round, by phase.",
+            ["cluster", "phase"],
+            buckets=_ROUND_BUCKETS,
+            registry=self.registry,
+        )
+        self.round_tokens = Histogram(
+            "goodspeed_verifier_round_tokens",
+            "Tokens fed to the target in a round.",
+            ["cluster"],
+            buckets=_TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+        self.budget_tokens = verifier_gauge("verifier_budget_tokens", "Draft tokens allowed in flight, C.")
+        self.shadow_price = verifier_gauge(
+            "verifier_shadow_price", "What one more token of budget would be worth, in utility."
+        )
+        self.kv_slots = verifier_gauge("verifier_kv_slots", "KV slots there are.")
+        self.kv_slots_used = verifier_gauge("verifier_kv_slots_used", "KV slots in use.")
+        self.utility = verifier_gauge("scheduler_utility", "Sum of weighted utility of the drafters' goodput.")
+        self.jain_index = verifier_gauge("scheduler_jain_index", "Jain's fairness index of goodput per weight.")
+        self.solve_seconds = Histogram(
+            "goodspeed_scheduler_solve_seconds",
+            "Seconds to divide the budget.",
+            ["cluster"],
+            buckets=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2),
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "goodspeed_verifier_errors",
+            "Sequences and streams ended by an error, by its code.",
+            ["cluster", "code"],
+            registry=self.registry,
+        )
+        self._per_client = (
+            self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens, self.emitted_tokens,
+            self.first_tokens, self.client_rounds, self.acceptance, self.goodput_round, self.goodput_second,
+            self.grant, self.active_sequences, self.queue_length,
+        )  # fmt: skip
+
+    def add_client(self, labels: tuple[str, str, str]) -> None:
+        """Starts a drafter's series at zero, so that rates count its first tokens."""
+        for metric in self._per_client:
+            metric.labels(*labels)
+
+    def remove_client(self, labels: tuple[str, str, str], positions: int) -> None:
+        """Ends a drafter's series; ``positions`` is its longest draft."""
+        for metric in self._per_client:
+            metric.remove(*labels)
+        for position in range(positions):
+            self.accepted_per_position.remove(*labels, str(position))
+
+
+class DrafterMetrics:
+    """What a drafter exposes; its own name is on every series."""
+
+    def __init__(
+        self, cluster: str, pool: str, drafter: str, registry: CollectorRegistry | None = None
+    ) -> None:
+        self.registry = registry or CollectorRegistry()
+        labels = (cluster, pool, drafter)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, CLIENT_LABELS, registry=self.registry).labels(*labels)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, CLIENT_LABELS, registry=self.registry).labels(*labels)
+
+        def latency(name: str, text: str) -> Histogram:
+            return Histogram(
+                name, text, CLIENT_LABELS, buckets=_LATENCY_BUCKETS, registry=self.registry
+            ).labels(*labels)
+
+        self._requests = Counter(
+            "goodspeed_request", "Requests, by how they ended.", [*CLIENT_LABELS, "code"], registry=self.registry
+        )
+        self._labels = labels
+        self.first_token_seconds = latency(
+            "goodspeed_request_ttft_seconds", "Seconds from a request to its first token."
+        )
+        self.inter_token_seconds = latency(
+            "goodspeed_request_inter_token_seconds", "Seconds between the tokens of an answer."
+        )
+        self.sequences = gauge("goodspeed_drafter_sequences", "Answers being generated.")
+        self.prompt_tokens = counter("goodspeed_request_prompt_tokens", "Tokens of prompts.")
+        self.completion_tokens = counter("goodspeed_request_completion_tokens", "Tokens of answers.")
+        self.connected = gauge("goodspeed_drafter_connected", "1 while the verifier has welcomed this drafter.")
+        self.reconnects = counter("goodspeed_drafter_reconnects", "Connections made to a verifier.")
+        self.draft_seconds = Histogram(
+            "goodspeed_drafter_draft_seconds",
+            "Seconds to draft for everyone who held a grant.",
+            CLIENT_LABELS,
+            buckets=_ROUND_BUCKETS,
+            registry=self.registry,
+        ).labels(*labels)
+
+    def finished(self, code: int) -> None:
+        """Counts a request by its HTTP status."""
+        self._requests.labels(*self._labels, str(code)).inc()

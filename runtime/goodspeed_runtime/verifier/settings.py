@@ -1,0 +1,46 @@
+"""What a verifier can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+AllocatorName = Literal["gradient", "fixed", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierSettings:
+    """Settings of one verifier; the command line's help explains each.
+
+    Attributes:
+        name: unique name, a pod's.
+        cluster: label of every metric.
+        target_model: URI, for people.
+        budget_tokens: C, draft tokens in flight.
+        max_context_tokens: prompt and answer of one sequence.
+        max_sequences: KV slots.
+        max_waiting: sequences that may wait for a slot before more are refused.
+        prefill_chunk_tokens: most prompt tokens in one round.
+        max_draft_tokens: cap on every grant.
+        gather_fraction: how long a round waits for drafts that are still out, as a
+            share of a recent round's time; 0 never waits.
+        allocator: divides the budget.
+        utility_alpha: of the α-fair utility.
+        acceptance_step: η of the acceptance estimate.
+        goodput_step: β of the goodput estimate.
+    """
+
+    name: str
+    cluster: str = "default"
+    target_model: str = ""
+    budget_tokens: int = 32
+    max_context_tokens: int = 2048
+    max_sequences: int = 32
+    max_waiting: int = 256
+    prefill_chunk_tokens: int = 256
+    max_draft_tokens: int = 16
+    gather_fraction: float = 0.5
+    allocator: AllocatorName = "gradient"
+    utility_alpha: float = 1.0
+    acceptance_step: float = 0.1
+    goodput_step: float = 0.1

@@ -1,0 +1,137 @@
+"""The chart renders valid manifests, refuses bad values, and grants no right that is not used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+from goodspeed_operator.cluster.kinds import CHILDREN, CLUSTER, POD
+
+Render = Callable[..., list[dict[str, Any]]]
+
+EVERYTHING_ON = {
+    "metrics": {
+        "serviceMonitor": {"enabled": True},
+        "podMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True},
+        "dashboards": {"enabled": True},
+    },
+    "imagePullSecrets": [{"name": "registry"}],
+    "runtime": {"image": "example.org/runtime:1"},
+    "priorityClassName": "system-cluster-critical",
+}
+VERSIONS = ["1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
+
+
+def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("values", [{}, EVERYTHING_ON, {"operator": {"watchNamespaces": ["a", "b"]}}])
+def test_every_manifest_is_valid_for_every_supported_kubernetes(
+    render: Render, version: str, values: dict[str, Any]
+) -> None:
+    for manifest in render(**values):
+        if "monitoring.coreos.com" in manifest["apiVersion"] or manifest["kind"] == "CustomResourceDefinition":
+            continue
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_lint_finds_nothing(chart_folder: Path) -> None:
+    findings = helm_python.lint(str(chart_folder))
+    assert not [finding for finding in findings if "ERROR" in str(finding).upper()], findings
+
+
+def test_the_toggles_add_their_objects_and_nothing_is_on_by_default(render: Render) -> None:
+    kinds = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+    assert not kinds & {manifest["kind"] for manifest in render()}
+    assert kinds <= {manifest["kind"] for manifest in render(**EVERYTHING_ON)}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicas": 3},
+        {"replicaCount": 0},
+        {"operator": {"logFormat": "xml"}},
+        {"operator": {"watchNamespaces": ["Not A Name"]}},
+        {"metrics": {"port": 80}},
+        {"image": {"pullPolicy": "Sometimes"}},
+    ],
+)
+def test_a_bad_value_is_refused(render: Render, values: dict[str, Any]) -> None:
+    with pytest.raises(helm_python.HelmError):
+        render(**values)
+
+
+def test_the_schema_knows_every_value(chart_folder: Path) -> None:
+    import json
+
+    schema = json.loads((chart_folder / "values.schema.json").read_text())
+
+    def check(node: dict[str, Any], values: dict[str, Any], path: str) -> None:
+        if "properties" not in node:
+            return
+        for name, value in values.items():
+            assert name in node["properties"], f"{path}.{name}"
+            if isinstance(value, dict):
+                check(node["properties"][name], value, f"{path}.{name}")
+
+    check(schema, yaml.safe_load((chart_folder / "values.yaml").read_text()), "")
+
+
+def granted(rules: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
+    rights: dict[tuple[str, str], set[str]] = {}
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                rights.setdefault((group, resource), set()).update(rule["verbs"])
+    return rights
+
+
+def used() -> dict[tuple[str, str], set[str]]:
+    """What cluster/ and handlers/ do: watch all kinds, apply and prune children, write status and events."""
+    watch = {"get", "list", "watch"}
+    rights = {(kind.group, kind.plural): watch | {"create", "patch", "delete"} for kind in CHILDREN}
+    rights[CLUSTER.group, CLUSTER.plural] = watch
+    rights[CLUSTER.group, f"{CLUSTER.plural}/status"] = {"get", "patch"}
+    rights[POD.group, POD.plural] = watch
+    rights["", "events"] = {"create"}
+    return rights
+
+
+def test_the_operator_is_granted_exactly_what_it_uses(render: Render) -> None:
+    roles = {role["metadata"]["name"]: role for role in of_kind(render(), "ClusterRole")}
+    assert granted(roles["goodspeed"]["rules"]) == used()
+
+
+def test_with_named_namespaces_there_are_no_rights_outside_them(render: Render) -> None:
+    manifests = render(operator={"watchNamespaces": ["a", "b"]})
+    assert not of_kind(manifests, "ClusterRoleBinding")
+    roles = {
+        role["metadata"]["namespace"]: granted(role["rules"])
+        for role in of_kind(manifests, "Role")
+        if role["metadata"]["name"] == "goodspeed"
+    }
+    assert roles == {"a": used(), "b": used()}
+
+
+def test_no_right_is_a_wildcard(render: Render) -> None:
+    for kind in ("Role", "ClusterRole"):
+        for role in of_kind(render(), kind):
+            assert "*" not in str(role["rules"])
+
+
+def test_the_definition_survives_an_uninstall_unless_told_otherwise(render: Render) -> None:
+    (crd,) = of_kind(render(), "CustomResourceDefinition")
+    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    (crd,) = of_kind(render(crds={"keep": False}), "CustomResourceDefinition")
+    assert "helm.sh/resource-policy" not in crd["metadata"].get("annotations", {})
+    assert not of_kind(render(crds={"install": False}), "CustomResourceDefinition")
