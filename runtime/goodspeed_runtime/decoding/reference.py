@@ -110,6 +110,18 @@ class Reference:
         return torch.as_tensor(output.logits[0, -1]).float()
 
 
+def _parse(number: int, line: str) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads(line)
+        if not answer["prompt_token_ids"] or not isinstance(answer["token_ids"], list):
+            raise ValueError("prompt_token_ids must not be empty and token_ids must be a list")
+    except (ValueError, KeyError, TypeError) as error:
+        raise typer.BadParameter(
+            f"line {number}: {error!r}; each line needs prompt_token_ids and token_ids, lists of ids"
+        ) from error
+    return answer
+
+
 def main(
     model: Annotated[str, typer.Option(help="Model URI of the target, as the verifier was given.")],
     dtype: Annotated[DType, typer.Option(help="The verifier's.")] = "auto",
@@ -122,7 +134,7 @@ def main(
     answers each with a line: the object's other fields, and tokens, near_ties, wrong, gap, equal.
     Exits with 1 when an answer is wrong.
     """
-    answers = [json.loads(line) for line in sys.stdin if line.strip()]
+    answers = [_parse(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     loaded = load_model(ModelURI.parse(model), dtype=dtype, device=device, cache=cache)
     reference = Reference(loaded)
     wrong = False

@@ -30,7 +30,8 @@ def p_value(counts, probabilities):
         return 0.0
     order = np.argsort(expected)
     counts, expected = counts[order], expected[order]
-    rare = int(np.searchsorted(np.cumsum(expected), 10.0)) + 1
+    # All cells under 10 become one, with as many more as bring that one to 10.
+    rare = max(int((expected < 10.0).sum()), int(np.searchsorted(np.cumsum(expected), 10.0)) + 1)
     counts = np.append(counts[rare:], counts[:rare].sum())
     expected = np.append(expected[rare:], expected[:rare].sum())
     return float(chisquare(counts, expected * counts.sum() / expected.sum()).pvalue)

