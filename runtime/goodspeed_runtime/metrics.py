@@ -7,6 +7,8 @@ drafter's series vanish with its stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 CLIENT_LABELS = ("cluster", "pool", "drafter")
@@ -36,9 +38,13 @@ class VerifierMetrics:
         self.draft_tokens = per_client("draft_tokens", "Drafted tokens verified.")
         self.granted_tokens = per_client("granted_tokens", "Draft tokens granted.")
         self.accepted_tokens = per_client("accepted_tokens", "Drafted tokens committed.")
-        self.emitted_tokens = per_client("emitted_tokens", "Tokens committed, first and bonus tokens included.")
+        self.emitted_tokens = per_client(
+            "emitted_tokens", "Tokens committed, first and bonus tokens included."
+        )
         self.first_tokens = per_client("first_tokens", "Tokens committed by a prefill rather than a draft.")
-        self.client_rounds = per_client("rounds", "Rounds that verified at least one of the drafter's drafts.")
+        self.client_rounds = per_client(
+            "rounds", "Rounds that verified at least one of the drafter's drafts."
+        )
         self.accepted_per_position = per_client(
             "accepted_tokens_per_pos", "Drafted tokens committed, by position in the draft.", "position"
         )
@@ -72,8 +78,12 @@ class VerifierMetrics:
         )
         self.kv_slots = verifier_gauge("verifier_kv_slots", "KV slots there are.")
         self.kv_slots_used = verifier_gauge("verifier_kv_slots_used", "KV slots in use.")
-        self.utility = verifier_gauge("scheduler_utility", "Sum of weighted utility of the drafters' goodput.")
-        self.jain_index = verifier_gauge("scheduler_jain_index", "Jain's fairness index of goodput per weight.")
+        self.utility = verifier_gauge(
+            "scheduler_utility", "Sum of weighted utility of the drafters' goodput."
+        )
+        self.jain_index = verifier_gauge(
+            "scheduler_jain_index", "Jain's fairness index of goodput per weight."
+        )
         self.solve_seconds = Histogram(
             "goodspeed_scheduler_solve_seconds",
             "Seconds to divide the budget.",
@@ -98,11 +108,11 @@ class VerifierMetrics:
         for metric in self._per_client:
             metric.labels(*labels)
 
-    def remove_client(self, labels: tuple[str, str, str], positions: int) -> None:
-        """Ends a drafter's series; ``positions`` is its longest draft."""
+    def remove_client(self, labels: tuple[str, str, str], positions: Iterable[int]) -> None:
+        """Ends a drafter's series; ``positions`` are those at which it ever had a token accepted."""
         for metric in self._per_client:
             metric.remove(*labels)
-        for position in range(positions):
+        for position in positions:
             self.accepted_per_position.remove(*labels, str(position))
 
 
@@ -127,7 +137,10 @@ class DrafterMetrics:
             ).labels(*labels)
 
         self._requests = Counter(
-            "goodspeed_request", "Requests, by how they ended.", [*CLIENT_LABELS, "code"], registry=self.registry
+            "goodspeed_request",
+            "Requests, by how they ended.",
+            [*CLIENT_LABELS, "code"],
+            registry=self.registry,
         )
         self._labels = labels
         self.first_token_seconds = latency(
@@ -139,7 +152,9 @@ class DrafterMetrics:
         self.sequences = gauge("goodspeed_drafter_sequences", "Answers being generated.")
         self.prompt_tokens = counter("goodspeed_request_prompt_tokens", "Tokens of prompts.")
         self.completion_tokens = counter("goodspeed_request_completion_tokens", "Tokens of answers.")
-        self.connected = gauge("goodspeed_drafter_connected", "1 while the verifier has welcomed this drafter.")
+        self.connected = gauge(
+            "goodspeed_drafter_connected", "1 while the verifier has welcomed this drafter."
+        )
         self.reconnects = counter("goodspeed_drafter_reconnects", "Connections made to a verifier.")
         self.draft_seconds = Histogram(
             "goodspeed_drafter_draft_seconds",

@@ -24,12 +24,21 @@ from goodspeed_runtime.verifier.settings import VerifierSettings
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one sequence's draft came to in a round."""
+    """What one sequence's draft came to in a round.
+
+    Attributes:
+        sequence: whose draft it was.
+        drafted: tokens in it.
+        soft_ratio: sum of min(1, p/q) over them.
+        committed: tokens committed, the correction or bonus included.
+        accepted: drafted tokens that stand.
+    """
 
     sequence: Sequence
     drafted: int
     soft_ratio: float
     committed: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)
