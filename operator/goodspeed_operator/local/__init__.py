@@ -1,0 +1,1 @@
+"""One machine as a node: runs the operator's own manifests as processes, without Kubernetes."""
