@@ -38,6 +38,10 @@ class VerifierMetrics:
         self.draft_tokens = per_client("draft_tokens", "Drafted tokens verified.")
         self.granted_tokens = per_client("granted_tokens", "Draft tokens granted.")
         self.accepted_tokens = per_client("accepted_tokens", "Drafted tokens committed.")
+        self.expected_accepted_tokens = per_client(
+            "expected_accepted_tokens",
+            "Sum of min(1, p/q) over drafted tokens; over draft_tokens, the acceptance.",
+        )
         self.emitted_tokens = per_client(
             "emitted_tokens", "Tokens committed, first and bonus tokens included."
         )
@@ -98,7 +102,8 @@ class VerifierMetrics:
             registry=self.registry,
         )
         self._per_client = (
-            self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens, self.emitted_tokens,
+            self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens,
+            self.expected_accepted_tokens, self.emitted_tokens,
             self.first_tokens, self.client_rounds, self.acceptance, self.goodput_round, self.goodput_second,
             self.grant, self.active_sequences, self.queue_length,
         )  # fmt: skip

@@ -106,6 +106,7 @@ class Ledger:
         self._metrics.drafts.labels(*labels).inc()
         self._metrics.draft_tokens.labels(*labels).inc(outcome.drafted)
         self._metrics.accepted_tokens.labels(*labels).inc(outcome.accepted)
+        self._metrics.expected_accepted_tokens.labels(*labels).inc(outcome.soft_ratio)
         for position in range(outcome.accepted):
             self._positions[client].add(position)
             self._metrics.accepted_per_position.labels(*labels, str(position)).inc()
