@@ -1,0 +1,299 @@
+"""The HTTP API: OpenAI's routes, health, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from goodspeed_runtime.drafter import errors
+from goodspeed_runtime.drafter.answer import AnswerError
+from goodspeed_runtime.drafter.completion import Completions, Piece, Whole
+from goodspeed_runtime.drafter.schemas import ChatRequest, CompletionRequest, UnsupportedParameterError
+from goodspeed_runtime.metrics import DrafterMetrics
+
+LARGEST_BODY_BYTES = 4 << 20
+
+Body = TypeVar("Body", ChatRequest, CompletionRequest)
+
+
+def application(
+    completions: Callable[[], Completions | None], metrics: DrafterMetrics, ready: Callable[[], str]
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        completions: answers requests; None while the model is being loaded.
+        metrics: what /metrics shows.
+        ready: why requests cannot be answered; empty when they can.
+    """
+    app = FastAPI(title="goodspeed drafter", version="1", redoc_url=None)
+    started = int(time.time())
+
+    def service() -> Completions:
+        found = completions()
+        if found is None:
+            raise AnswerError(503, "not_ready", ready())
+        return found
+
+    async def parse(request: Request, model: type[Body]) -> Body:
+        data = b""
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > LARGEST_BODY_BYTES:
+                raise AnswerError(413, "body_too_large", f"the body is over {LARGEST_BODY_BYTES} bytes")
+        try:
+            decoded = json.loads(data)
+        except ValueError as error:
+            raise AnswerError(400, "invalid_json", f"the body is no JSON: {error}") from error
+        try:
+            return model.model_validate(decoded)
+        except UnsupportedParameterError as error:
+            raise AnswerError(400, "unsupported_parameter", str(error), error.name) from error
+        except ValidationError as error:
+            raise errors.of_validation(error) from error
+
+    @app.exception_handler(AnswerError)
+    async def refused(_: Request, error: AnswerError) -> Response:
+        metrics.finished(error.status)
+        return errors.response(error)
+
+    @app.exception_handler(404)
+    async def missing(request: Request, _: Any) -> Response:
+        return errors.response(
+            AnswerError(404, "not_found", f"{request.url.path} is not here; see /docs for what is")
+        )
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        trouble = ready()
+        return PlainTextResponse(f"{trouble or 'ok'}\n", status_code=503 if trouble else 200)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The model that is served."""
+        entry = {
+            "id": service().served_model_name,
+            "object": "model",
+            "created": started,
+            "owned_by": "goodspeed",
+        }
+        return {"object": "list", "data": [entry]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One model, if it is the one that is served."""
+        entry: dict[str, Any] = (await models())["data"][0]
+        if name != entry["id"]:
+            raise AnswerError(404, "model_not_found", f"model {name!r} is not served here", "model")
+        return entry
+
+    @app.post("/v1/chat/completions", openapi_extra=_schema(ChatRequest))
+    async def chat(request: Request) -> Response:
+        """Answer a chat."""
+        return await answer(await parse(request, ChatRequest))
+
+    @app.post("/v1/completions", openapi_extra=_schema(CompletionRequest))
+    async def complete(request: Request) -> Response:
+        """Go on from a prompt."""
+        return await answer(await parse(request, CompletionRequest))
+
+    async def answer(body: ChatRequest | CompletionRequest) -> Response:
+        found = service()
+        prompts = found.prompts(body)
+        form = _ChatForm(body) if isinstance(body, ChatRequest) else _CompletionForm(body)
+        seed = found.seed(body)
+        choices = [(index, prompt) for index, prompt in enumerate(p for p in prompts for _ in range(body.n))]
+        if body.stream:
+            stream = _merged([found.pieces(body, prompt, index, seed) for index, prompt in choices])
+            first = await anext(stream)
+            return StreamingResponse(
+                _events(form, prompts, stream, first, metrics), media_type="text/event-stream"
+            )
+        tasks = [asyncio.create_task(found.whole(body, prompt, index, seed)) for index, prompt in choices]
+        try:
+            wholes = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        usage = _usage(prompts, sum(len(whole.tokens) for whole in wholes))
+        _count(metrics, usage)
+        return JSONResponse(form.whole(prompts, wholes, usage))
+
+    return app
+
+
+def _schema(model: type[ChatRequest | CompletionRequest]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _usage(prompts: list[list[int]], completion: int) -> dict[str, int]:
+    prompt = sum(len(tokens) for tokens in prompts)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _count(metrics: DrafterMetrics, usage: dict[str, int]) -> None:
+    metrics.finished(200)
+    metrics.prompt_tokens.inc(usage["prompt_tokens"])
+    metrics.completion_tokens.inc(usage["completion_tokens"])
+
+
+async def _merged(streams: list[AsyncIterator[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
+    """Pieces of several answers as they come, each with the index of its answer."""
+    queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue(64)
+
+    async def pump(index: int, stream: AsyncIterator[Piece]) -> None:
+        try:
+            async with aclosing(stream) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    await queue.put((index, piece))
+            await queue.put((index, None))
+        except AnswerError as error:
+            await queue.put((index, error))
+
+    tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            index, item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _events(
+    form: _Form,
+    prompts: list[list[int]],
+    stream: AsyncIterator[tuple[int, Piece]],
+    first: tuple[int, Piece],
+    metrics: DrafterMetrics,
+) -> AsyncIterator[str]:
+    """The lines of a server-sent event stream."""
+    tokens = 0
+    begun: set[int] = set()
+
+    def line(data: Any) -> str:
+        return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+    async with aclosing(stream) as pieces:  # type: ignore[type-var]
+        try:
+            item: tuple[int, Piece] | None = first
+            while item is not None:
+                index, piece = item
+                tokens += len(piece.tokens)
+                yield line(form.chunk(index, piece, begins=index not in begun, prompts=prompts))
+                begun.add(index)
+                item = await anext(pieces, None)
+        except AnswerError as error:
+            metrics.finished(error.status)
+            yield line(errors.body(error))
+            return
+        usage = _usage(prompts, tokens)
+        _count(metrics, usage)
+        if form.request.stream_options and form.request.stream_options.include_usage:
+            yield line({**form.head(chunk=True), "choices": [], "usage": usage})
+        yield "data: [DONE]\n\n"
+
+
+class _Form:
+    """The shape of an answer's JSON; what chats and completions share."""
+
+    kind = ""
+    prefix = ""
+
+    def __init__(self, request: ChatRequest | CompletionRequest) -> None:
+        self.request = request
+        self._id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    def head(self, *, chunk: bool) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": self.kind + (".chunk" if chunk and self.kind.startswith("chat") else ""),
+            "created": self._created,
+            "model": self.request.model,
+        }
+
+    def _ids(self, tokens: list[int]) -> dict[str, Any]:
+        return {"token_ids": tokens} if self.request.return_token_ids else {}
+
+    def _prompt_ids(self, prompts: list[list[int]]) -> dict[str, Any]:
+        return {"prompt_token_ids": prompts[0]} if self.request.return_token_ids else {}
+
+    def content(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, text: str, *, begins: bool) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def whole(self, prompts: list[list[int]], wholes: list[Whole], usage: dict[str, int]) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index,
+                **self.content(whole.text),
+                "logprobs": None,
+                "finish_reason": whole.finish,
+                **self._ids(whole.tokens),
+            }
+            for index, whole in enumerate(wholes)
+        ]
+        return {**self.head(chunk=False), "choices": choices, "usage": usage, **self._prompt_ids(prompts)}
+
+    def chunk(self, index: int, piece: Piece, *, begins: bool, prompts: list[list[int]]) -> dict[str, Any]:
+        choice = {
+            "index": index,
+            **self.delta(piece.text, begins=begins),
+            "logprobs": None,
+            "finish_reason": piece.finish,
+            **self._ids(piece.tokens),
+        }
+        first = self._prompt_ids(prompts) if begins and index == 0 else {}
+        return {**self.head(chunk=True), "choices": [choice], **first}
+
+
+class _ChatForm(_Form):
+    kind = "chat.completion"
+    prefix = "chatcmpl"
+
+    def content(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
+    def delta(self, text: str, *, begins: bool) -> dict[str, Any]:
+        return {"delta": {"role": "assistant", "content": text} if begins else {"content": text}}
+
+
+class _CompletionForm(_Form):
+    kind = "text_completion"
+    prefix = "cmpl"
+
+    def content(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def delta(self, text: str, *, begins: bool) -> dict[str, Any]:
+        return {"text": text}

@@ -1,0 +1,282 @@
+"""Answers from prompt to end: opened at the verifier, drafted for, and carried over its losses."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.drafter.answer import Answer, AnswerError, Committed, FinishReason
+from goodspeed_runtime.drafter.engine import DraftEngine, Job
+from goodspeed_runtime.drafter.link import Link
+from goodspeed_runtime.drafter.settings import DrafterSettings
+from goodspeed_runtime.metrics import DrafterMetrics
+from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
+from goodspeed_runtime.protocol.wire import DraftBlock, pack_draft, pack_tokens
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 5
+RETRY_SECONDS = 0.2
+_FINISH: dict[int, FinishReason | None] = {
+    pb.FINISH_NONE: None,
+    pb.FINISH_STOP: "stop",
+    pb.FINISH_LENGTH: "length",
+}
+_RETRIED = {
+    pb.OVERLOADED,
+    pb.DRAINING,
+    pb.INTERNAL,
+    pb.UNKNOWN_SEQUENCE,
+    pb.WRONG_POSITION,
+    pb.DUPLICATE_SEQUENCE,
+}
+_BLAMED = {
+    pb.PROMPT_TOO_LONG: (400, "context_length_exceeded", "messages"),
+    pb.INVALID_SAMPLING: (400, "invalid_value", "temperature"),
+    pb.INVALID_TOKEN: (400, "invalid_value", "prompt"),
+    pb.OVERLOADED: (429, "overloaded", None),
+}
+
+
+class Generation:
+    """All answers of this drafter, its draft engine and its link to the verifier."""
+
+    def __init__(
+        self,
+        settings: DrafterSettings,
+        engine: DraftEngine,
+        metrics: DrafterMetrics,
+        *,
+        tokenizer_fingerprint: str,
+        vocabulary_size: int,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._metrics = metrics
+        self._answers: dict[int, Answer] = {}
+        self._keys = itertools.count(1)
+        self._places = asyncio.Semaphore(settings.max_sequences)
+        self._waiting = 0
+        self._to_draft: dict[int, Answer] = {}
+        self._work = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="draft")
+        self._background: set[asyncio.Task[None]] = set()
+        self.max_context_tokens = 0
+        self.link = Link(
+            settings.verifier,
+            pb.Hello(
+                protocol_version=1,
+                drafter=settings.name,
+                pool=settings.pool,
+                draft_model=settings.model,
+                model_fingerprint=engine.fingerprint,
+                tokenizer_fingerprint=tokenizer_fingerprint,
+                vocabulary_size=vocabulary_size,
+                max_draft_tokens=settings.max_draft_tokens,
+                weight=settings.weight,
+            ),
+            up=self._up,
+            down=self._down,
+            received=self._received,
+        )
+
+    async def run(self) -> None:
+        """Drafts and keeps the link up until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.link.run(), name="link")
+            tasks.create_task(self._draft(), name="draft")
+
+    @property
+    def active(self) -> int:
+        """Answers under way or waiting."""
+        return len(self._answers) + self._waiting
+
+    async def generate(
+        self, prompt: Sequence[int], *, max_tokens: int, sampling: Sampling, stop_tokens: tuple[int, ...]
+    ) -> AsyncIterator[Committed]:
+        """One answer, as its tokens are committed. Closing the iterator ends it at the verifier too.
+
+        Raises:
+            AnswerError: it cannot be started or cannot go on.
+        """
+        if self._waiting >= self._settings.max_waiting:
+            raise AnswerError(
+                429, "overloaded", f"{self._waiting} requests wait for this drafter already; try again later"
+            )
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._settings.request_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise AnswerError(429, "overloaded", "no place became free in time; try again later") from None
+        finally:
+            self._waiting -= 1
+        answer = Answer(next(self._keys), list(prompt), len(prompt), max_tokens, sampling, stop_tokens)
+        self._answers[answer.key] = answer
+        self._metrics.sequences.set(len(self._answers))
+        try:
+            self._open(answer)
+            async for committed in self._events(answer):
+                yield committed
+        finally:
+            self._places.release()
+            self._end(answer)
+
+    async def _events(self, answer: Answer) -> AsyncIterator[Committed]:
+        last: float | None = None
+        started = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.request_seconds):
+                    event = await answer.events.get()
+            except TimeoutError:
+                what = "no progress" if self.link.connected else "no verifier"
+                raise AnswerError(
+                    503, "verifier_unavailable", f"{what} for {self._settings.request_seconds:.0f} s"
+                ) from None
+            if isinstance(event, AnswerError):
+                raise event
+            now = time.monotonic()
+            if last is None:
+                self._metrics.first_token_seconds.observe(now - started)
+            else:
+                for _ in event.tokens:
+                    self._metrics.inter_token_seconds.observe((now - last) / len(event.tokens))
+            last = now
+            yield event
+            if event.finish is not None:
+                return
+
+    def _end(self, answer: Answer) -> None:
+        del self._answers[answer.key]
+        self._to_draft.pop(answer.key, None)
+        self._metrics.sequences.set(len(self._answers))
+        self.link.send(pb.DrafterFrame(closes=[pb.Close(sequence=answer.key)]))
+        self._thread.submit(self._engine.release, answer.key)
+
+    def _open(self, answer: Answer) -> None:
+        answer.grant = None
+        self._to_draft.pop(answer.key, None)
+        sampling = answer.sampling
+        message = pb.Open(
+            sequence=answer.key,
+            tokens=pack_tokens(answer.tokens),
+            prompt_tokens=answer.prompt_tokens,
+            max_tokens=answer.max_tokens,
+            sampling=pb.Sampling(
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+            ),
+            stop_tokens=pack_tokens(answer.stop_tokens),
+        )
+        self.link.send(pb.DrafterFrame(opens=[message]))
+
+    def _up(self, welcome: pb.Welcome) -> None:
+        self.max_context_tokens = welcome.max_context_tokens
+        self._metrics.connected.set(1)
+        self._metrics.reconnects.inc()
+        logger.info(
+            "welcomed by verifier %s (%s), context %d tokens; opening %d sequences",
+            welcome.verifier,
+            welcome.target_model,
+            welcome.max_context_tokens,
+            len(self._answers),
+        )
+        for answer in self._answers.values():
+            self._open(answer)
+
+    def _down(self, reason: str) -> None:
+        self._metrics.connected.set(0)
+        for answer in self._answers.values():
+            answer.grant = None
+        self._to_draft.clear()
+
+    def _received(self, frame: pb.VerifierFrame) -> None:
+        for opened in frame.opened:
+            answer = self._answers.get(opened.sequence)
+            if answer is not None and opened.position == len(answer.tokens):
+                self._take(answer, [opened.token], opened.finish, opened.grant)
+        for verdict in frame.verdicts:
+            answer = self._answers.get(verdict.sequence)
+            if answer is not None and verdict.position == len(answer.tokens):
+                tokens = answer.drafted[: verdict.accepted]
+                if verdict.has_next_token:
+                    tokens.append(verdict.next_token)
+                self._take(answer, tokens, verdict.finish, verdict.grant)
+        for error in frame.errors:
+            answer = self._answers.get(error.sequence)
+            if answer is not None:
+                self._failed(answer, error)
+
+    def _take(self, answer: Answer, tokens: list[int], finish: int, grant: int) -> None:
+        answer.retries = 0
+        answer.commit(tokens, _FINISH[finish])
+        if finish == pb.FINISH_NONE:
+            answer.grant = grant
+            self._to_draft[answer.key] = answer
+            self._work.set()
+
+    def _failed(self, answer: Answer, error: pb.Error) -> None:
+        if error.code in _RETRIED and answer.retries < RETRIES:
+            answer.retries += 1
+            task = asyncio.create_task(self._reopen(answer, RETRY_SECONDS * 2**answer.retries))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+            return
+        status, code, param = _BLAMED.get(error.code, (500, "verifier_error", None))
+        answer.events.put_nowait(AnswerError(status, code, error.message, param))
+
+    async def _reopen(self, answer: Answer, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if answer.key in self._answers and self.link.connected:
+            self._open(answer)
+
+    async def _draft(self) -> None:
+        """Drafts for everyone who holds a grant, together; then for those who got one meanwhile."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            answers, self._to_draft = list(self._to_draft.values()), {}
+            jobs = [Job(a.key, list(a.tokens), a.grant, a.sampling) for a in answers if a.grant]
+            blocks: dict[int, DraftBlock] = {}
+            if jobs:
+                started = time.monotonic()
+                try:
+                    drafts = await loop.run_in_executor(self._thread, self._engine.draft, jobs)
+                    blocks = {job.key: draft for job, draft in zip(jobs, drafts, strict=True)}
+                except Exception:
+                    # Without a draft the verifier decodes plainly: slower, never wrong.
+                    logger.exception("drafting failed")
+                self._metrics.draft_seconds.observe(time.monotonic() - started)
+            self._send(answers, blocks)
+
+    def _send(self, answers: list[Answer], blocks: dict[int, DraftBlock]) -> None:
+        frame = pb.DrafterFrame()
+        for answer in answers:
+            # Ended, or opened anew, while the draft was made: its grant is gone.
+            if answer.key not in self._answers or answer.grant is None or answer.key in self._to_draft:
+                continue
+            block = blocks.get(answer.key, DraftBlock.point_masses(()))
+            answer.grant = None
+            answer.drafted = block.tokens.tolist()
+            tokens, sizes, ids, weights = pack_draft(block)
+            frame.drafts.append(
+                pb.Draft(
+                    sequence=answer.key,
+                    position=len(answer.tokens),
+                    tokens=tokens,
+                    support_sizes=sizes,
+                    support_ids=ids,
+                    support_weights=weights,
+                )
+            )
+        if frame.drafts:
+            self.link.send(frame)

@@ -1,0 +1,154 @@
+"""The drafter's one stream to its verifier, kept up: connect, greet, and again after any loss.
+
+Knows nothing of sequences. Its owner is told when the verifier has welcomed us
+and when it is gone, gets every frame, and sends frames that are dropped while
+nobody is there, since everything under way is opened anew after a welcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
+from goodspeed_runtime.protocol.generated import speculation_pb2_grpc as pb_grpc
+
+logger = logging.getLogger(__name__)
+
+WELCOME_SECONDS = 15.0
+FIRST_BACKOFF_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 3.0
+LARGEST_FRAME_BYTES = 16 << 20
+_OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_FRAME_BYTES),
+    # A verifier that vanished without a word is noticed in some five seconds.
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # The back-off is ours: gRPC's own would grow to minutes beside it.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_FINAL = {pb.VOCABULARY_MISMATCH, pb.PROTOCOL_VERSION_UNSUPPORTED, pb.MALFORMED}
+
+
+class Link:
+    """A stream that is kept up until it is closed.
+
+    Attributes:
+        refusal: the verifier's words when it will not have us, else empty.
+        refusals: how often in a row it has said so.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        hello: pb.Hello,
+        *,
+        up: Callable[[pb.Welcome], None],
+        down: Callable[[str], None],
+        received: Callable[[pb.VerifierFrame], None],
+    ) -> None:
+        self._address = address
+        self._hello = hello
+        self._up = up
+        self._down = down
+        self._received = received
+        self._outbox: asyncio.Queue[pb.DrafterFrame] | None = None
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self.refusal = ""
+        self.refusals = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether a verifier has welcomed us."""
+        return self._outbox is not None
+
+    def send(self, frame: pb.DrafterFrame) -> None:
+        """Sends a frame, or drops it while no verifier is there."""
+        if self._outbox is not None:
+            self._outbox.put_nowait(frame)
+
+    async def run(self) -> None:
+        """Keeps the stream up until cancelled."""
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            welcomed, reason = await self._once()
+            backoff = FIRST_BACKOFF_SECONDS if welcomed else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+            logger.log(
+                logging.WARNING if welcomed or self.refusal else logging.INFO,
+                "verifier %s: %s; trying again in about %.1f s",
+                self._address,
+                reason,
+                backoff,
+            )
+            await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1.0))
+
+    async def _once(self) -> tuple[bool, str]:
+        """One connection from start to end; whether it was welcomed, and why it ended."""
+        welcomed = False
+        writer: asyncio.Task[None] | None = None
+        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+            call = pb_grpc.SpeculationStub(channel).Speculate()
+            try:
+                async with asyncio.timeout(WELCOME_SECONDS):
+                    await call.write(pb.DrafterFrame(hello=self._hello))
+                    frame = await call.read()
+                if frame is grpc.aio.EOF or not frame.HasField("welcome"):
+                    return False, await self._refused(call, frame)
+                self.refusal, self.refusals = "", 0
+                welcomed = True
+                self._outbox = asyncio.Queue()
+                writer = asyncio.create_task(self._write(call, self._outbox))
+                self._up(frame.welcome)
+                return True, await self._read(call)
+            except TimeoutError:
+                return welcomed, f"no welcome within {WELCOME_SECONDS:.0f} s"
+            except grpc.aio.AioRpcError as error:
+                return welcomed, f"{error.code().name}: {error.details()}"
+            except asyncio.InvalidStateError:
+                return welcomed, "the stream has ended"
+            finally:
+                self._outbox = None
+                if writer is not None:
+                    writer.cancel()
+                call.cancel()
+                if welcomed:
+                    self._down("the verifier is gone")
+
+    async def _refused(self, call: Any, frame: Any) -> str:
+        """Why there was no welcome."""
+        if frame is not grpc.aio.EOF and frame.errors:
+            error = frame.errors[0]
+            if error.code in _FINAL:
+                self.refusal = error.message
+                self.refusals += 1
+            return f"refused: {error.message}"
+        return f"{(await call.code()).name}: {await call.details()}"
+
+    async def _read(self, call: Any) -> str:
+        while True:
+            frame = await call.read()
+            if frame is grpc.aio.EOF:
+                return f"{(await call.code()).name}: {await call.details()}"
+            self._received(frame)
+            if frame.HasField("drain"):
+                return f"asked to leave: {frame.drain.reason}"
+
+    async def _write(self, call: Any, outbox: asyncio.Queue[pb.DrafterFrame]) -> None:
+        try:
+            while True:
+                frame = await outbox.get()
+                while not outbox.empty():
+                    frame.MergeFrom(outbox.get_nowait())
+                await call.write(frame)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the reader of the same call learns why

@@ -1,0 +1,40 @@
+"""What a drafter can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterSettings:
+    """Settings of one drafter; the command line's help explains each.
+
+    Attributes:
+        name: unique name, a pod's.
+        pool: it belongs to.
+        cluster: label of every metric.
+        model: URI of the draft model.
+        target: URI of the target, whose tokenizer is spoken.
+        verifier: ``host:port``.
+        served_model_name: what requests call the model.
+        weight: in the utility.
+        max_draft_tokens: longest draft.
+        support_size: most ids in a draft distribution.
+        max_sequences: answers generated at once; more wait.
+        max_waiting: answers that may wait before requests are refused.
+        request_seconds: longest time an answer may make no progress.
+    """
+
+    name: str
+    pool: str
+    cluster: str
+    model: str
+    target: str
+    verifier: str
+    served_model_name: str
+    weight: float = 1.0
+    max_draft_tokens: int = 8
+    support_size: int = 32
+    max_sequences: int = 16
+    max_waiting: int = 256
+    request_seconds: float = 120.0
