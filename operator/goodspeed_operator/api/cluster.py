@@ -107,8 +107,8 @@ class GoodSpeedCluster(Part):
         Rule(
             f"size(self.metadata.name) <= {LONGEST_CLUSTER_NAME} && "
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            f"metadata.name must be at most {LONGEST_CLUSTER_NAME} characters: lower-case letters, digits and "
-            "'-', from a letter to a letter or digit",
+            f"metadata.name must be at most {LONGEST_CLUSTER_NAME} characters: lower-case letters, digits "
+            "and '-', from a letter to a letter or digit",
             lambda cluster: (
                 len(cluster.metadata.name) <= LONGEST_CLUSTER_NAME
                 and re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", cluster.metadata.name) is not None

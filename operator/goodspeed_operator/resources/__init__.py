@@ -1,0 +1,1 @@
+"""From a GoodSpeedCluster to the manifests of its fleet, as pure functions."""
