@@ -1,58 +1,73 @@
-# The only entry points the README names. Everything happens inside .venv.
+# The only entry points: `make` lists them. Each installs what it needs into .venv, once.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-TORCH := torch==2.13.0
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+TORCH ?= torch==2.13.0
+# An index with CPU builds of torch, for machines without a GPU where the default brings CUDA's libraries.
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint stubs crds constraints clean
+.PHONY: help demo up venv test lint bench crds stubs constraints clean
 
-help: ## Show what there is to run
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# torch goes first and alone: with it installed, nothing after it asks for another build.
-$(VENV)/.torch:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
+demo: .venv/.runtime ## One verifier, four drafters, real answers, figures in build/demo/summary.json
+	@$(BIN)/goodspeed demo --filename examples/quickstart.yaml --state-dir build/demo/state
+
+up: .venv/.runtime ## Run examples/quickstart.yaml on this machine until Ctrl-C
+	@$(BIN)/goodspeed up --filename examples/quickstart.yaml --state-dir build/up
+
+venv: .venv/.dev ## Everything for development, in .venv
+
+test: .venv/.dev lint ## Lint, then every test: fast ones first, real processes last
+	@$(BIN)/python -m pytest
+
+lint: .venv/.dev ## ruff, mypy and the layers' imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/.dev ## The benchmarks, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+crds: .venv/.dev ## Write the CRD from the API's types
+	@$(BIN)/python -m goodspeed_operator.api.crd
+
+stubs: .venv/.dev ## Write the gRPC stubs from the protocol
+	@$(BIN)/python -m grpc_tools.protoc \
+	  -I goodspeed_runtime/protocol/generated=runtime/goodspeed_runtime/protocol \
+	  --python_out=runtime --pyi_out=runtime --grpc_python_out=runtime \
+	  goodspeed_runtime/protocol/generated/speculation.proto
+
+constraints: .venv/.dev ## Pin what .venv holds now; run it after the tests have passed
+	@$(PIP) freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt
+
+clean: ## Remove everything that was built, .venv included
+	@rm -rf .venv build
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; make PYTHON=python3.12 names a newer one"; exit 1; }
+	@echo "making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) -m venv failed; is its venv package installed?"; exit 1; }
+
+# On its own and first, so that it is this very build, whatever else asks for torch.
+.venv/.torch: | .venv/bin/python
+	@echo "installing $(TORCH), the largest part"
+	@$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[operator,runtime]"
+.venv/.runtime: .venv/.torch pyproject.toml constraints.txt
+	@echo "installing goodspeed and what it needs, about a minute"
+	@$(INSTALL) --quiet --editable '.[runtime]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	@touch $(VENV)/.run $@
-
-demo: $(VENV)/.run ## Bring the quickstart up, send prompts of eight kinds, print what came of it
-	$(BIN)/goodspeed demo
-
-up: $(VENV)/.run ## Bring the quickstart up and stay up
-	$(BIN)/goodspeed up -f examples/quickstart.yaml
-
-test: $(VENV)/.dev ## Lint, types, layers, then all tests, the fast ones first
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not slow and not processes"
-	$(BIN)/pytest -q -m "slow or processes"
-
-lint: $(VENV)/.dev ## Lint, types and layers only
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-
-crds: $(VENV)/.run ## Write the CustomResourceDefinition from the types
-	$(BIN)/python -m goodspeed_operator.api.crd
-
-stubs: $(VENV)/.dev ## Generate the gRPC stubs from speculation.proto
-	$(BIN)/python -m goodspeed_runtime.protocol.generate
-
-constraints: $(VENV)/.dev ## Pin what is installed now
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
-
-clean: ## Remove the virtual environment and what was built
-	rm -rf $(VENV) build dist
+.venv/.dev: .venv/.runtime
+	@echo "installing the development tools"
+	@$(INSTALL) --quiet --editable '.[dev]'
+	@touch $@
