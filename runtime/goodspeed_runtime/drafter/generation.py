@@ -68,7 +68,7 @@ class Generation:
         self._background: set[asyncio.Task[None]] = set()
         self.max_context_tokens = 0
         self.link = Link(
-            settings.verifier,
+            settings.verifiers,
             pb.Hello(
                 protocol_version=1,
                 drafter=settings.name,

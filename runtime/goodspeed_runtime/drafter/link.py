@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -43,21 +44,26 @@ _FINAL = {pb.VOCABULARY_MISMATCH, pb.PROTOCOL_VERSION_UNSUPPORTED, pb.MALFORMED}
 class Link:
     """A stream that is kept up until it is closed.
 
+    Given several cells it starts with one of them by its own name, so that the
+    drafters of a pool spread over them, and goes on to the next when one is gone.
+
     Attributes:
+        address: of the cell it talks to, or tries.
         refusal: the verifier's words when it will not have us, else empty.
         refusals: how often in a row it has said so.
     """
 
     def __init__(
         self,
-        address: str,
+        addresses: Sequence[str],
         hello: pb.Hello,
         *,
         up: Callable[[pb.Welcome], None],
         down: Callable[[str], None],
         received: Callable[[pb.VerifierFrame], None],
     ) -> None:
-        self._address = address
+        self._addresses = addresses
+        self._turn = zlib.crc32(hello.drafter.encode())
         self._hello = hello
         self._up = up
         self._down = down
@@ -66,6 +72,11 @@ class Link:
         self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self.refusal = ""
         self.refusals = 0
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the cell."""
+        return self._addresses[self._turn % len(self._addresses)]
 
     @property
     def connected(self) -> bool:
@@ -86,17 +97,18 @@ class Link:
             logger.log(
                 logging.WARNING if welcomed or self.refusal else logging.INFO,
                 "verifier %s: %s; trying again in about %.1f s",
-                self._address,
+                self.address,
                 reason,
                 backoff,
             )
+            self._turn += 1
             await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1.0))
 
     async def _once(self) -> tuple[bool, str]:
         """One connection from start to end; whether it was welcomed, and why it ended."""
         welcomed = False
         writer: asyncio.Task[None] | None = None
-        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
             call = pb_grpc.SpeculationStub(channel).Speculate()
             try:
                 async with asyncio.timeout(WELCOME_SECONDS):

