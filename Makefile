@@ -35,7 +35,8 @@ bench: .venv/.dev ## The benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 crds: .venv/.dev ## Write the CRD from the API's types
-	@$(BIN)/python -m goodspeed_operator.api.crd
+	@$(BIN)/python -m goodspeed_operator.api.crd \
+	  crds/goodspeedclusters.goodspeed.io.yaml charts/goodspeed/files/goodspeedclusters.goodspeed.io.yaml
 
 stubs: .venv/.dev ## Write the gRPC stubs from the protocol
 	@$(BIN)/python -m grpc_tools.protoc \

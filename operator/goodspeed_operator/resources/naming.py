@@ -78,8 +78,6 @@ def manifest(
     kind: str,
     name: str,
     component: str,
-    *,
-    annotations: dict[str, str] | None = None,
     **labelled: str,
 ) -> Manifest:
     """An object's head: type, name, labels, and its owner once the cluster has a uid.
@@ -92,8 +90,6 @@ def manifest(
         "namespace": cluster.namespace,
         "labels": labels(cluster, component, **labelled),
     }
-    if annotations:
-        metadata["annotations"] = annotations
     if cluster.metadata.uid:
         metadata["ownerReferences"] = [
             {

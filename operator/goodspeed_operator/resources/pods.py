@@ -130,18 +130,15 @@ def _fetch(cluster: GoodSpeedCluster, common: Manifest, uris: list[str]) -> Mani
         **common,
         "name": "models",
         "command": ["goodspeed", "models", "pull", *uris],
-        "env": _hub(cluster),
+        **({"env": hub} if (hub := _hub(cluster)) else {}),
     }
 
 
 def _hub(cluster: GoodSpeedCluster) -> list[Manifest]:
     token = cluster.spec.hugging_face.token_secret
-    hub: list[Manifest] = [{"name": "HF_HOME", "value": f"{CACHE_PATH}/huggingface"}]
-    if token:
-        hub.append(
-            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}}
-        )
-    return hub
+    if token is None:
+        return []
+    return [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}}]
 
 
 def _probe(path: str, period: int, failures: int) -> Manifest:

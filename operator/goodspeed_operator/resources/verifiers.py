@@ -61,9 +61,8 @@ def verifier_cells(
         sort_keys=True,
         separators=(",", ":"),
     )
-    head = manifest(
-        cluster, "apps/v1", "StatefulSet", name, VERIFIER, revision=revision, annotations={SERVES: serves}
-    )
+    head = manifest(cluster, "apps/v1", "StatefulSet", name, VERIFIER, revision=revision)
+    head["metadata"]["annotations"] = {SERVES: serves}
     template = pod_template(
         cluster,
         cells.verifier,
