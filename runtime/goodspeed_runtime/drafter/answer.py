@@ -52,7 +52,8 @@ class Answer:
         stop_tokens: ids that end it.
         grant: draft tokens allowed next; None while a verdict is awaited.
         drafted: the draft that the verdict will be about.
-        retries: times it was opened again after a verifier's error.
+        opens: times it was opened.
+        retries: times in a row it was opened again after a verifier's error.
         events: what the request waits for; at most one entry a round, so as long as the answer at most.
     """
 
@@ -64,6 +65,7 @@ class Answer:
     stop_tokens: tuple[int, ...]
     grant: int | None = None
     drafted: list[int] = field(default_factory=list)
+    opens: int = 0
     retries: int = 0
     events: asyncio.Queue[Committed | AnswerError] = field(default_factory=asyncio.Queue)
 

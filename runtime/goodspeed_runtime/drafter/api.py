@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -21,7 +22,10 @@ from goodspeed_runtime.drafter.completion import Completions, Piece, Whole
 from goodspeed_runtime.drafter.schemas import ChatRequest, CompletionRequest, UnsupportedParameterError
 from goodspeed_runtime.metrics import DrafterMetrics
 
+logger = logging.getLogger(__name__)
+
 LARGEST_BODY_BYTES = 4 << 20
+CLIENT_GONE = 499
 
 Body = TypeVar("Body", ChatRequest, CompletionRequest)
 
@@ -73,6 +77,19 @@ def application(
             AnswerError(404, "not_found", f"{request.url.path} is not here; see /docs for what is")
         )
 
+    @app.exception_handler(405)
+    async def misused(request: Request, _: Any) -> Response:
+        return errors.response(
+            AnswerError(405, "method_not_allowed", f"{request.url.path} does not take {request.method}")
+        )
+
+    @app.exception_handler(500)
+    async def broken(_: Request, error: Exception) -> Response:
+        logger.error("a request failed", exc_info=error)
+        return await refused(
+            _, AnswerError(500, "internal_error", "this drafter has a fault; its log says more")
+        )
+
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         return PlainTextResponse("ok\n")
@@ -108,16 +125,17 @@ def application(
     @app.post("/v1/chat/completions", openapi_extra=_schema(ChatRequest))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
-        return await answer(await parse(request, ChatRequest))
+        return await _unless_gone(request, answer(await parse(request, ChatRequest)))
 
     @app.post("/v1/completions", openapi_extra=_schema(CompletionRequest))
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
-        return await answer(await parse(request, CompletionRequest))
+        return await _unless_gone(request, answer(await parse(request, CompletionRequest)))
 
     async def answer(body: ChatRequest | CompletionRequest) -> Response:
         found = service()
-        prompts = found.prompts(body)
+        # A long prompt takes a while, and others' answers must not wait for it.
+        prompts = await asyncio.to_thread(found.prompts, body)
         form = _ChatForm(body) if isinstance(body, ChatRequest) else _CompletionForm(body)
         seed = found.seed(body)
         choices = [(index, prompt) for index, prompt in enumerate(p for p in prompts for _ in range(body.n))]
@@ -125,7 +143,9 @@ def application(
             stream = _merged([found.pieces(body, prompt, index, seed) for index, prompt in choices])
             first = await anext(stream)
             return StreamingResponse(
-                _events(form, prompts, stream, first, metrics), media_type="text/event-stream"
+                _events(form, prompts, stream, first, metrics),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-cache"},
             )
         tasks = [asyncio.create_task(found.whole(body, prompt, index, seed)) for index, prompt in choices]
         try:
@@ -133,6 +153,7 @@ def application(
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         usage = _usage(prompts, sum(len(whole.tokens) for whole in wholes))
         _count(metrics, usage)
         return JSONResponse(form.whole(prompts, wholes, usage))
@@ -155,6 +176,28 @@ def _count(metrics: DrafterMetrics, usage: dict[str, int]) -> None:
     metrics.finished(200)
     metrics.prompt_tokens.inc(usage["prompt_tokens"])
     metrics.completion_tokens.inc(usage["completion_tokens"])
+
+
+async def _unless_gone(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """The response, unless the client leaves first: then the work is called off.
+
+    Once a stream has begun, Starlette itself notices.
+    """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, gone = asyncio.create_task(answering), asyncio.create_task(leave())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise AnswerError(CLIENT_GONE, "client_closed_request", "the client has gone")
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
 
 
 async def _merged(streams: list[AsyncIterator[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
@@ -214,6 +257,9 @@ async def _events(
             metrics.finished(error.status)
             yield line(errors.body(error))
             return
+        except (asyncio.CancelledError, GeneratorExit):
+            metrics.finished(CLIENT_GONE)
+            raise
         usage = _usage(prompts, tokens)
         _count(metrics, usage)
         if form.request.stream_options and form.request.stream_options.include_usage:

@@ -10,6 +10,11 @@ from starlette.responses import JSONResponse
 from goodspeed_runtime.drafter.answer import AnswerError
 
 RETRY_AFTER_SECONDS = 1
+# Fields of several shapes: what is wrong with each shape in turn would only confuse.
+_SHAPES = {
+    "prompt": "must be a string, token ids, or a list of 1 to 16 of either, not empty",
+    "content": "must be a string or a list of text parts",
+}
 
 
 def body(error: AnswerError) -> dict[str, Any]:
@@ -29,9 +34,11 @@ def response(error: AnswerError) -> JSONResponse:
 def of_validation(error: ValidationError) -> AnswerError:
     """The first thing wrong with a body, by the path of its field."""
     first = error.errors(include_url=False, include_input=False)[0]
-    path = [
-        str(part) for part in first["loc"] if not str(part).startswith(("function-", "list[", "constrained"))
-    ]
+    path = [str(part) for part in first["loc"]]
+    shaped = next((index for index, part in enumerate(path) if part in _SHAPES), None)
+    if shaped is not None and len(path) > shaped + 1:
+        whole = ".".join(path[: shaped + 1])
+        return AnswerError(400, "invalid_value", f"{whole}: {_SHAPES[path[shaped]]}", whole)
     field = ".".join(path) or None
     if first["type"] == "extra_forbidden":
         return AnswerError(400, "unknown_parameter", f"unknown parameter {field}: leave it out", field)

@@ -160,8 +160,8 @@ class Generation:
         self._thread.submit(self._engine.release, answer.key)
 
     def _open(self, answer: Answer) -> None:
-        answer.grant = None
-        self._to_draft.pop(answer.key, None)
+        answer.opens += 1
+        self._pause(answer)
         sampling = answer.sampling
         message = pb.Open(
             sequence=answer.key,
@@ -177,6 +177,11 @@ class Generation:
             stop_tokens=pack_tokens(answer.stop_tokens),
         )
         self.link.send(pb.DrafterFrame(opens=[message]))
+
+    def _pause(self, answer: Answer) -> None:
+        """Nothing may be drafted for it until the verifier has opened it."""
+        answer.grant = None
+        self._to_draft.pop(answer.key, None)
 
     def _up(self, welcome: pb.Welcome) -> None:
         self.max_context_tokens = welcome.max_context_tokens
@@ -195,8 +200,7 @@ class Generation:
     def _down(self, reason: str) -> None:
         self._metrics.connected.set(0)
         for answer in self._answers.values():
-            answer.grant = None
-        self._to_draft.clear()
+            self._pause(answer)
 
     def _received(self, frame: pb.VerifierFrame) -> None:
         for opened in frame.opened:
@@ -224,18 +228,20 @@ class Generation:
             self._work.set()
 
     def _failed(self, answer: Answer, error: pb.Error) -> None:
+        self._pause(answer)
         if error.code in _RETRIED and answer.retries < RETRIES:
             answer.retries += 1
-            task = asyncio.create_task(self._reopen(answer, RETRY_SECONDS * 2**answer.retries))
+            task = asyncio.create_task(self._reopen(answer, answer.opens, RETRY_SECONDS * 2**answer.retries))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
             return
         status, code, param = _BLAMED.get(error.code, (500, "verifier_error", None))
         answer.events.put_nowait(AnswerError(status, code, error.message, param))
 
-    async def _reopen(self, answer: Answer, seconds: float) -> None:
+    async def _reopen(self, answer: Answer, opens: int, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        if answer.key in self._answers and self.link.connected:
+        # A new verifier may have been told of it meanwhile.
+        if answer.key in self._answers and self.link.connected and answer.opens == opens:
             self._open(answer)
 
     async def _draft(self) -> None:

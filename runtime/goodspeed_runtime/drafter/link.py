@@ -157,10 +157,15 @@ class Link:
 
     async def _write(self, call: Any, outbox: asyncio.Queue[pb.DrafterFrame]) -> None:
         try:
+            later: pb.DrafterFrame | None = None
             while True:
-                frame = await outbox.get()
-                while not outbox.empty():
-                    frame.MergeFrom(outbox.get_nowait())
+                frame, later = later or await outbox.get(), None
+                while later is None and not outbox.empty():
+                    later = outbox.get_nowait()
+                    # A verifier takes the closes of a frame first: what they end must have gone before.
+                    if not (later.closes and (frame.opens or frame.drafts)):
+                        frame.MergeFrom(later)
+                        later = None
                 await call.write(frame)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # the reader of the same call learns why

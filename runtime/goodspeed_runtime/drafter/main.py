@@ -237,12 +237,15 @@ async def _serve(settings: DrafterSettings, model: ModelURI, target: ModelURI, p
             logger.error("refused by verifier %s: %s", generation.link.address, generation.link.refusal)
             await web.stop(1)
             return 1
+    broken = running.done()
+    if broken:
+        logger.error("drafting has ended by itself; giving up", exc_info=running.exception())
     # Requests under way go on while no new connection is taken.
-    await web.stop(place.drain_seconds)
+    await web.stop(1 if broken else place.drain_seconds)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     logger.info("drafter %s has stopped", settings.name)
-    return 0
+    return 1 if broken else 0
 
 
 def _load(
@@ -263,6 +266,8 @@ def _load(
 
     if place.threads:
         torch.set_num_threads(place.threads)
+    if model.scheme is not Scheme.BUILTIN:
+        _same_tokenizer(load_tokenizer(model, cache=place.cache), model, tokenizer, target)
     loaded = load_model(model, target=target, dtype=place.dtype, device=place.device, cache=place.cache)
     engine = ModelEngine(
         loaded,
@@ -275,6 +280,16 @@ def _load(
         "loaded %s as %s on %s, fingerprint %s", model, loaded.dtype, loaded.device, loaded.fingerprint
     )
     return engine, tokenizer
+
+
+def _same_tokenizer(mine: Tokenizer, model: ModelURI, tokenizer: Tokenizer, target: ModelURI) -> None:
+    """Raises ValueError when the two models do not mean the same by a token id."""
+    if mine.fingerprint != tokenizer.fingerprint:
+        raise ValueError(
+            f"{model} has a vocabulary of {mine.vocabulary_size} ids, tokenizer {mine.fingerprint}; "
+            f"the target {target} has {tokenizer.vocabulary_size} ids, tokenizer {tokenizer.fingerprint}: "
+            "choose a draft model with the target's tokenizer"
+        )
 
 
 def main() -> None:

@@ -24,10 +24,11 @@ PREFILL_CHUNK = 256
 
 @dataclass(slots=True)
 class _State:
-    """A sequence's slot and the tokens whose keys and values are in it."""
+    """A sequence's slot and the tokens whose keys and values are in it, the first of them committed."""
 
     slot: int
     fed: list[int] = field(default_factory=list)
+    committed: int = 0
 
 
 class _Columns:
@@ -66,13 +67,23 @@ class ModelEngine:
         Args:
             loaded: the draft model.
             slots: sequences at once.
-            max_context: tokens of one sequence.
+            max_context: tokens of one sequence; fewer when the model has fewer positions, and
+                longer sequences go on without drafts.
             support_size: most ids in a q.
             vocabulary_size: ids that the verifier understands; others are never proposed.
+
+        Raises:
+            ValueError: the model does not know all of these ids, or cannot be served.
         """
         self.fingerprint = loaded.fingerprint
-        self._model = PackedModel(loaded, slots=slots, max_context=max_context)
-        self._max_context = max_context
+        positions = getattr(loaded.module.config, "max_position_embeddings", None) or max_context
+        self._max_context = min(max_context, positions)
+        self._model = PackedModel(loaded, slots=slots, max_context=self._max_context)
+        if self._model.vocabulary_size < vocabulary_size:
+            raise ValueError(
+                f"the draft model knows {self._model.vocabulary_size} token ids, the target's tokenizer has "
+                f"{vocabulary_size}: choose a draft model of the target's family"
+            )
         self._support_size = support_size
         self._vocabulary_size = vocabulary_size
         self._states: dict[int, _State] = {}
@@ -128,8 +139,11 @@ class ModelEngine:
                 return None
             state = self._states[job.key] = _State(slot)
         fed, limit = state.fed, min(len(state.fed), len(job.tokens) - 1)
-        same = next((i for i in range(limit) if fed[i] != job.tokens[i]), limit)
+        # What was committed stays; only the last draft can have been refused.
+        guessed = range(min(state.committed, limit), limit)
+        same = next((i for i in guessed if fed[i] != job.tokens[i]), limit)
         del fed[same:]
+        state.committed = len(job.tokens)
         self._model.lengths[state.slot] = same
         while len(job.tokens) - len(fed) > PREFILL_CHUNK:
             chunk = job.tokens[len(fed) : len(fed) + PREFILL_CHUNK]

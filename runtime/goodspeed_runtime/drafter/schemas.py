@@ -17,7 +17,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "function_call": (None, "none"),
     "functions": (None, []),
     "logit_bias": (None, {}),
-    "logprobs": (None, False, 0),
+    "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "presence_penalty": (None, 0, 0.0),
     "response_format": (None, {"type": "text"}),
@@ -37,8 +37,12 @@ _IGNORED = {
 }
 
 
+def _alike(value: Any, harmless: Any) -> bool:
+    return isinstance(value, bool) == isinstance(harmless, bool)
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StreamOptions(_Strict):
@@ -67,7 +71,10 @@ class _Generation(_Strict):
         if not isinstance(data, dict):
             return data
         for name, harmless in _UNSUPPORTED.items():
-            if name in data and data[name] not in harmless:
+            # 0 equals False, but "logprobs": 0 asks for the chosen token's.
+            if name in data and not any(
+                data[name] == value and _alike(data[name], value) for value in harmless
+            ):
                 raise UnsupportedParameterError(name)
         kept = {key: value for key, value in data.items() if key not in _UNSUPPORTED and key not in _IGNORED}
         for name in ("temperature", "top_p", "top_k", "n", "stop", "stream"):
@@ -119,7 +126,7 @@ class TextPart(_Strict):
 class Message(BaseModel):
     """One message of a chat."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] = ""
