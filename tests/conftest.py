@@ -18,7 +18,7 @@ def pytest_terminal_summary(terminalreporter):
     missed = sum("apiserver" in report.keywords for report in skipped)
     if missed:
         terminalreporter.write_line(
-            f"{missed} tests against a real Kubernetes API server did NOT run: set KUBEBUILDER_ASSETS to a folder "
-            "with kube-apiserver and etcd",
+            f"{missed} tests against a real Kubernetes API server did NOT run: "
+            "set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd",
             yellow=True,
         )

@@ -1,9 +1,9 @@
 """The layout that the rest relies on."""
 
-import importlib.util
 import operator
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,15 +16,22 @@ def test_the_operator_folder_is_no_package():
 
 def test_import_operator_is_the_standard_librarys():
     assert operator.itemgetter(1)("ab") == "b"
-    assert importlib.util.find_spec("operator").origin == importlib.util.find_spec("os").origin.replace(
-        "os.py", "operator.py"
-    )
+    assert Path(operator.__file__).parent == Path(sysconfig.get_path("stdlib"))
 
 
 def test_import_operator_is_the_standard_librarys_with_the_root_on_the_path():
-    code = "import sys; sys.path.insert(0, '.'); sys.modules.pop('operator', None); import operator; operator.itemgetter(0)"
-    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=ROOT)
+    code = """
+    import sys
+import sysconfig
+    sys.path.insert(0, ".")
+    sys.modules.pop("operator", None)
+    import operator
+    operator.itemgetter(0)
+    """
+    subprocess.run([sys.executable, "-S", "-c", textwrap.dedent(code)], check=True, cwd=ROOT)
 
 
-def test_no_file_is_called_utils():
-    assert not [path for folder in ("operator", "runtime") for path in (ROOT / folder).rglob("util*.py")]
+def test_no_module_is_called_utils():
+    python = [path for folder in ("operator", "runtime") for path in (ROOT / folder).rglob("*.py")]
+    assert python
+    assert not [path for path in python if path.stem in {"util", "utils", "helpers", "misc", "common"}]

@@ -18,10 +18,9 @@ from rich.console import Console
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.loading import ClusterError, load_cluster
 from goodspeed_operator.local.container import ContainerError
-from goodspeed_operator.local.fleet import Fleet, FleetError
+from goodspeed_operator.local.fleet import Fleet, FleetError, manifests_of
 from goodspeed_operator.local.kubelet import PodStatus
 from goodspeed_operator.local.network import NoAddressError
-from goodspeed_operator.resources import desired
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -100,7 +99,7 @@ async def serving(
         FleetError, ContainerError, NoAddressError: it cannot be brought up.
     """
     began = time.monotonic()
-    fleet = Fleet(desired(cluster), state=state, cache=cache, observer=_tell)
+    fleet = Fleet(manifests_of(cluster), state=state, cache=cache, observer=_tell)
     try:
         console.print(f"{cluster.name}: fetching models that are not here yet", style="bold")
         await fleet.prefetch()

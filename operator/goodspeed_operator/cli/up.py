@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,9 @@ import httpx
 import typer
 from rich.live import Live
 
-from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.cli.session import console, default_state, read, run, serving
 from goodspeed_operator.cli.table import line, read_verifiers, table
+from goodspeed_operator.cli.traffic import served_model
 from goodspeed_operator.local.fleet import Fleet
 
 _REFRESH_SECONDS = 1.0
@@ -55,29 +56,34 @@ def up(
 
     async def work() -> int:
         async with serving(cluster, state=state, cache=cache, timeout=timeout) as fleet:
-            _greet(cluster, fleet)
+            await _greet(fleet)
             await (_live(fleet) if live else _lines(fleet))
         return 0
 
     raise typer.Exit(run(work))
 
 
-def _greet(cluster: GoodSpeedCluster, fleet: Fleet) -> None:
+async def _greet(fleet: Fleet) -> None:
     for member in fleet.members:
         path = "/v1" if member.role == "drafter" else "/metrics"
         console.print(f"  {member.name:<28} {member.url}{path}  {member.model}", markup=False, soft_wrap=True)
     drafters = fleet.of_role("drafter")
-    if drafters:
-        console.print("Try it:", style="bold")
-        body = (
-            f'{{"model": "{cluster.spec.target.model}", "max_tokens": 64, "messages": '
-            '[{"role": "user", "content": "Why is the sky blue?"}]}'
-        )
-        console.print(
-            f"  curl {drafters[0].url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
-            markup=False,
-            soft_wrap=True,
-        )
+    if not drafters:
+        return
+    async with httpx.AsyncClient(trust_env=False) as http:
+        model = await served_model(http, drafters[0].url)
+    body = {
+        "model": model,
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+    }
+    console.print("Try it:", style="bold")
+    console.print(
+        f"  curl {drafters[0].url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"-d '{json.dumps(body)}'",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 async def _live(fleet: Fleet) -> None:

@@ -19,6 +19,8 @@ from goodspeed_operator.local.probe import Probe
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
+_TEMPORARY = "/tmp"  # noqa: S108 - a mount path
+
 
 class ContainerError(ValueError):
     """A container cannot run here; the message names pod, field and fix."""
@@ -74,12 +76,16 @@ def resolve(pod: Manifest, container: Mapping[str, Any], around: Surroundings) -
     argv = [*container.get("command", ()), *container.get("args", ())]
     if not container.get("command"):
         raise ContainerError(f"{where}: set command; without its image nothing says what to run")
-    folders = _mounts(container, around)
+    mounted = _mounts(container, around)
+    # The user's files in /tmp stay theirs; a pod's own go where TMPDIR says.
+    folders = {path: folder for path, folder in mounted.items() if path != _TEMPORARY}
 
     def local(text: str) -> str:
         return _relocate(around.replace(text), folders)
 
     environment = dict(around.base)
+    if _TEMPORARY in mounted:
+        environment["TMPDIR"] = str(mounted[_TEMPORARY])
     environment |= {name: local(value) for name, value in declared.items()}
     environment |= around.forced
     ports = {port["name"]: port["containerPort"] for port in container.get("ports", ()) if "name" in port}

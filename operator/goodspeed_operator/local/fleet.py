@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.local.container import Surroundings, resolve
 from goodspeed_operator.local.expansion import Manifest, expand
 from goodspeed_operator.local.kubelet import Kubelet, Observer, PodStatus
 from goodspeed_operator.local.network import Block, Resolver, records, services_of
 from goodspeed_operator.local.process import tail
+from goodspeed_operator.resources.fleet import desired
+from goodspeed_operator.resources.naming import COMPONENT_LABEL, POOL_LABEL
 
-COMPONENT_LABEL = "app.kubernetes.io/component"
-POOL_LABEL = "goodspeed.io/pool"
 HOPELESS_CRASHES = 3
 GRACE_SECONDS = 10.0
 
@@ -64,6 +65,16 @@ def default_cache() -> Path:
     """Where models are kept unless somebody says otherwise."""
     configured = os.environ.get("GOODSPEED_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "goodspeed"
+
+
+def manifests_of(cluster: GoodSpeedCluster) -> list[Manifest]:
+    """What the operator would apply, with the spec's number of drafters where others would scale them."""
+    replicas = {pool.name: pool.replicas for pool in cluster.spec.drafters}
+    manifests = desired(cluster)
+    for each in manifests:
+        if each["kind"] == "Deployment":
+            each["spec"].setdefault("replicas", replicas[each["metadata"]["labels"][POOL_LABEL]])
+    return manifests
 
 
 class Fleet:
@@ -190,7 +201,12 @@ def _member(
         config_maps=config_maps,
         volumes=_volumes(pod, state),
         base=_base(role),
-        forced={"GOODSPEED_ADDRESS": address, "GOODSPEED_CACHE": str(cache)},
+        forced={
+            "GOODSPEED_ADDRESS": address,
+            "GOODSPEED_CACHE": str(cache),
+            # Whoever reads these logs reads them in an editor.
+            "GOODSPEED_LOG_FORMAT": "text",
+        },
     )
     container = pod["spec"]["containers"][0]
     command = resolve(pod, container, around)
@@ -207,7 +223,8 @@ def _volumes(pod: Manifest, state: Path) -> dict[str, Path]:
             case {"persistentVolumeClaim": {"claimName": claim}}:
                 folder = state / "claims" / claim
             case {"hostPath": {"path": path}}:
-                folder = Path(path)
+                found[volume["name"]] = Path(path)
+                continue
             case _:
                 continue
         folder.mkdir(parents=True, exist_ok=True)

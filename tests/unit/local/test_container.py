@@ -60,7 +60,7 @@ def test_names_and_mount_paths_become_this_machines():
     )
     command = resolved(
         {
-            "args": ["--model", "file:///models/target", "--other", "/modelsx", "/tmp"],
+            "args": ["--model", "file:///models/target", "--other", "/modelsx", "/tmp/x"],
             "env": [{"name": "GOODSPEED_VERIFIER", "value": "verifier.demo.svc:50051"}],
             "volumeMounts": [
                 {"name": "models", "mountPath": "/models"},
@@ -74,8 +74,9 @@ def test_names_and_mount_paths_become_this_machines():
         "file:///home/me/models/target",
         "--other",
         "/modelsx",
-        "/home/me/tmp",
+        "/tmp/x",
     )
+    assert command.environment["TMPDIR"] == "/home/me/tmp"
     assert command.environment["GOODSPEED_VERIFIER"] == "127.0.9.3:50051"
 
 
