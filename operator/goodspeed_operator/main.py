@@ -1,18 +1,170 @@
-"""`goodspeed-operator`: the operator's command line."""
+"""`goodspeed-operator`: the command line, and the order in which the operator starts and stops."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from goodspeed_operator.resources.fleet import RUNTIME_IMAGE
+from goodspeed_runtime import logs
+
+if TYPE_CHECKING:
+    from goodspeed_operator.cluster.client import KubernetesAPI
+    from goodspeed_operator.handlers.controller import Controller
+
+logger = logging.getLogger("goodspeed_operator")
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command(no_args_is_help=True)
-def operate() -> None:
-    """Turn GoodSpeedClusters into fleets on Kubernetes.
+@app.command()
+def run(
+    namespaces: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_NAMESPACES", help="Namespaces to serve, with commas; empty serves all."
+        ),
+    ] = "",
+    runtime_image: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_RUNTIME_IMAGE", help="Image of verifiers and drafters that name none."
+        ),
+    ] = RUNTIME_IMAGE,
+    workers: Annotated[
+        int, typer.Option(envvar="GOODSPEED_WORKERS", min=1, max=64, help="Clusters reconciled at once.")
+    ] = 8,
+    lease_name: Annotated[
+        str, typer.Option(envvar="GOODSPEED_LEASE_NAME", help="Lease that only the acting replica holds.")
+    ] = "goodspeed-operator",
+    lease_namespace: Annotated[
+        str, typer.Option(envvar="GOODSPEED_LEASE_NAMESPACE", help="Namespace of the lease.")
+    ] = "default",
+    identity: Annotated[
+        str, typer.Option(envvar="GOODSPEED_IDENTITY", help="This replica's name [default: the host's].")
+    ] = "",
+    address: Annotated[
+        str, typer.Option(envvar="GOODSPEED_ADDRESS", help="IP address to listen on.")
+    ] = "0.0.0.0",  # noqa: S104 - a pod's address is its own
+    http_port: Annotated[
+        int,
+        typer.Option(
+            envvar="GOODSPEED_HTTP_PORT", min=0, max=65535, help="Port of /healthz, /readyz, /metrics."
+        ),
+    ] = 8080,
+    stale_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="GOODSPEED_STALE_SECONDS",
+            min=30,
+            help="Unhealthy without a finished reconcile for so long.",
+        ),
+    ] = 120.0,
+    log_format: Annotated[
+        logs.LogFormat, typer.Option(envvar="GOODSPEED_LOG_FORMAT", help="text or json.")
+    ] = "text",
+    log_level: Annotated[
+        str, typer.Option(envvar="GOODSPEED_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    """Reconcile GoodSpeedClusters into verifiers and drafters.
 
-    On one machine, without Kubernetes: goodspeed up -f examples/quickstart.yaml
+    Runs in a pod as its service account, or anywhere with a kubeconfig:
+
+        goodspeed-operator --lease-namespace default --address 127.0.0.1
     """
+    logs.configure(log_format, log_level)
+    names = tuple(part.strip() for part in namespaces.split(",") if part.strip())
+    lease = (lease_name, lease_namespace, identity or socket.gethostname())
+    raise typer.Exit(
+        asyncio.run(_run(names, runtime_image, workers, lease, (address, http_port), stale_seconds))
+    )
+
+
+async def _run(
+    namespaces: tuple[str, ...],
+    image: str,
+    workers: int,
+    lease: tuple[str, str, str],
+    listen: tuple[str, int],
+    stale_seconds: float,
+) -> int:
+    from aiohttp import web
+    from kubernetes.aio.config import ConfigException
+
+    from goodspeed_operator.cluster.client import APIError, KubernetesAPI
+    from goodspeed_operator.cluster.lease import LeaseLostError, lead
+    from goodspeed_operator.handlers.controller import Controller
+    from goodspeed_operator.handlers.health import Health, application
+    from goodspeed_operator.handlers.metrics import OperatorMetrics
+
+    metrics = OperatorMetrics()
+    health = Health(stale_seconds)
+    runner = web.AppRunner(application(health, metrics.registry), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, *listen).start()
+        api = await KubernetesAPI.connect()
+    except (OSError, ConfigException) as error:
+        logger.error("cannot start: %s", error)
+        await runner.cleanup()
+        return 1
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    controller = Controller(
+        api, namespaces=namespaces, image=image, workers=workers, metrics=metrics, health=health
+    )
+
+    async def work() -> None:
+        metrics.leading.set(1)
+        await _act(controller, api, namespaces)
+
+    name, namespace, identity = lease
+    logger.info("waiting for lease %s/%s as %s", namespace, name, identity)
+    leading = asyncio.create_task(
+        lead(api.api_client, name=name, namespace=namespace, identity=identity, work=work)
+    )
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    leading_ended = leading.done()
+    leading.cancel()
+    outcome = (await asyncio.gather(leading, return_exceptions=True))[0]
+    if leading_ended:
+        code = 1
+        known = isinstance(outcome, LeaseLostError | APIError)
+        logger.error("stopping: %s", outcome, exc_info=None if known else outcome)
+    await api.__aexit__(None, None, None)
+    await runner.cleanup()
+    return code
+
+
+async def _act(controller: Controller, api: KubernetesAPI, namespaces: tuple[str, ...]) -> None:
+    """Watches and reconciles until cancelled, or until either fails."""
+    import kopf
+
+    from goodspeed_operator.cluster.kinds import CHILDREN
+    from goodspeed_operator.handlers.watch import registry, settings
+
+    pod_monitors = any([await api.serves(kind) for kind in CHILDREN if kind.optional])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(controller.run(), name="controller")
+        tasks.create_task(
+            kopf.operator(
+                registry=registry(controller, pod_monitors=pod_monitors),
+                settings=settings(),
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+            ),
+            name="kopf",
+        )
 
 
 def main() -> None:

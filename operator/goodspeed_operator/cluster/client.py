@@ -7,8 +7,10 @@ object they are about.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +23,7 @@ from goodspeed_operator.cluster.kinds import CLUSTER, Kind, Manifest, kind_of
 FIELD_MANAGER = "goodspeed-operator"
 HANDOVER_MANAGER = "goodspeed-handover"
 REQUEST_SECONDS = 15.0
+PAGE = 500
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -147,17 +150,26 @@ class KubernetesAPI:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str, *, selector: str) -> list[Manifest]:
-        """The objects with these labels; empty when an optional API is absent."""
-        try:
-            answer = await self.request("GET", kind.path(namespace), query={"labelSelector": selector})
-        except APIError as error:
-            if error.status == 404 and kind.optional:
-                return []
-            raise
-        return [
-            {"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in answer.get("items", [])
-        ]
+    async def list(self, kind: Kind, namespace: str, *, selector: str = "") -> list[Manifest]:
+        """All objects with these labels, of all namespaces when ``namespace`` is empty.
+
+        An optional API that is absent has none.
+        """
+        found: list[Manifest] = []
+        query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
+        while True:
+            try:
+                answer = await self.request("GET", kind.path(namespace), query=query)
+            except APIError as error:
+                if error.status == 404 and kind.optional:
+                    return []
+                raise
+            head = {"apiVersion": kind.api_version, "kind": kind.kind}
+            found += [{**head, **item} for item in answer.get("items", [])]
+            following = answer.get("metadata", {}).get("continue")
+            if not following:
+                return found
+            query["continue"] = following
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         """Deletes that very object (by uid) in the background; one already gone is fine."""
@@ -190,11 +202,37 @@ class KubernetesAPI:
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server knows the kind."""
-        root = f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
         try:
-            answer = await self.request("GET", root)
+            answer = await self.request("GET", kind.root)
         except APIError as error:
             if error.status in {403, 404}:
                 return False
             raise
         return any(resource.get("name") == kind.plural for resource in answer.get("resources", []))
+
+    async def post_event(self, about: Manifest, *, warning: bool, reason: str, message: str) -> None:
+        """Tells people about a cluster, where `kubectl describe` shows it; best effort."""
+        metadata = about["metadata"]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+            "involvedObject": {
+                "apiVersion": CLUSTER.api_version,
+                "kind": CLUSTER.kind,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata.get("uid", ""),
+            },
+            "type": "Warning" if warning else "Normal",
+            "reason": reason,
+            "message": message[:1024],
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": FIELD_MANAGER,
+        }
+        with contextlib.suppress(APIError):
+            await self.request("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", body=body)

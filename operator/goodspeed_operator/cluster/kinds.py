@@ -31,10 +31,15 @@ class Kind:
         """The version inside the group."""
         return self.api_version.rpartition("/")[2]
 
+    @property
+    def root(self) -> str:
+        """The URL path of the API's version."""
+        return f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+
     def path(self, namespace: str, name: str = "") -> str:
-        """The URL path of the collection, or of the object when ``name`` is given."""
-        root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
-        path = f"{root}/namespaces/{namespace}/{self.plural}"
+        """The URL path of the collection, of all namespaces when ``namespace`` is empty, or of one object."""
+        inside = f"/namespaces/{namespace}" if namespace else ""
+        path = f"{self.root}{inside}/{self.plural}"
         return f"{path}/{name}" if name else path
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from goodspeed_operator.cluster.client import FIELD_MANAGER
 from goodspeed_operator.cluster.kinds import Kind, Manifest
-
-CLUSTER_LABEL = "goodspeed.io/cluster"
+from goodspeed_operator.resources.naming import CLUSTER_LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,14 @@ class Observation:
         metadata: name, uid, labels, annotations, generation, deletionTimestamp.
         spec: the few fields of the spec that status is computed from.
         status: whole.
+        owns_replicas: our field manager owns ``spec.replicas``.
     """
 
     digest: str
     metadata: dict[str, Any]
     spec: dict[str, Any]
     status: dict[str, Any]
+    owns_replicas: bool = False
 
 
 _KEPT_METADATA = (
@@ -71,6 +73,7 @@ _KEPT_METADATA = (
     "generation",
     "creationTimestamp",
     "deletionTimestamp",
+    "ownerReferences",
 )
 _STAMPED = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "selfLink")
 _KEPT_SPEC = ("replicas", "nodeName")
@@ -95,6 +98,11 @@ def observe(body: Mapping[str, Any]) -> Observation:
         metadata={key: metadata[key] for key in _KEPT_METADATA if key in metadata},
         spec={key: spec[key] for key in _KEPT_SPEC if key in spec},
         status=dict(body.get("status") or {}),
+        owns_replicas=any(
+            "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
+            for entry in metadata.get("managedFields") or ()
+            if entry.get("manager") == FIELD_MANAGER and not entry.get("subresource")
+        ),
     )
 
 
@@ -141,6 +149,30 @@ class Observed:
             return None
         children[child] = seen
         return key
+
+    def keep_only(
+        self, found: set[tuple[Kind, str, str]], kinds: Collection[Kind], namespace: str
+    ) -> set[Key]:
+        """Forgets children that a full listing did not show; returns the clusters that lost one.
+
+        A watch that was interrupted never tells of what was deleted meanwhile.
+
+        Args:
+            found: (kind, namespace, name) of all that the listing showed.
+            kinds: that were listed.
+            namespace: that was listed; empty for all.
+        """
+        lost: set[Key] = set()
+        for key, children in list(self._children.items()):
+            if namespace and key.namespace != namespace:
+                continue
+            for child in list(children):
+                if child.kind in kinds and (child.kind, child.namespace, child.name) not in found:
+                    del children[child]
+                    lost.add(key)
+            if not children:
+                del self._children[key]
+        return lost
 
     def children(self, key: Key) -> Mapping[Child, Observation]:
         """The cluster's children, pods included, as last seen."""

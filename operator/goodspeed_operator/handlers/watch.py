@@ -1,0 +1,63 @@
+"""kopf's part: watch streams that reconnect, and every event handed on.
+
+Only low-level event handlers are used: they write nothing on the objects, no
+finalizer, no annotation, no progress, so that the operator may be gone for an
+hour and a cluster can be deleted without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from goodspeed_operator.cluster.kinds import CHILDREN, CLUSTER, POD, Kind
+from goodspeed_operator.handlers.controller import SELECTOR, Controller
+
+SERVER_SECONDS = 300
+"""A watch that the API server ends now and then cannot be dead for long without being noticed."""
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf watches: with both ends' timeouts, alone, and quietly."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.peering.standalone = True
+    chosen.scanning.disabled = True
+    chosen.watching.server_timeout = SERVER_SECONDS
+    chosen.watching.client_timeout = SERVER_SECONDS + 30
+    chosen.watching.connect_timeout = 10
+    chosen.watching.reconnect_backoff = 1
+    chosen.networking.request_timeout = 30
+    chosen.networking.connect_timeout = 10
+    chosen.persistence.finalizer = "goodspeed.io/unused"
+    chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="goodspeed.io")
+    chosen.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix="goodspeed.io")
+    for kind in (*CHILDREN, POD):
+        chosen.watching.label_selectors[kind.group, kind.version, kind.plural] = SELECTOR
+    return chosen
+
+
+def registry(controller: Controller, *, pod_monitors: bool) -> kopf.OperatorRegistry:
+    """Handlers that hand every event to the controller."""
+    result = kopf.OperatorRegistry()
+    kopf.on.login(registry=result)(kopf.login_via_async_client)
+
+    @kopf.on.event(CLUSTER.group, CLUSTER.version, CLUSTER.plural, id="cluster", registry=result)
+    async def cluster(event: Any, body: Any, **_: Any) -> None:
+        controller.see_cluster(_plain(body, CLUSTER), deleted=event["type"] == "DELETED")
+
+    for kind in (*CHILDREN, POD):
+        if not kind.optional or pod_monitors:
+            _watch_child(result, controller, kind)
+    return result
+
+
+def _watch_child(result: kopf.OperatorRegistry, controller: Controller, kind: Kind) -> None:
+    @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=result)
+    async def child(event: Any, body: Any, **_: Any) -> None:
+        controller.see_child(kind, _plain(body, kind), deleted=event["type"] == "DELETED")
+
+
+def _plain(body: Any, kind: Kind) -> dict[str, Any]:
+    return {"apiVersion": kind.api_version, "kind": kind.kind, **dict(body)}

@@ -1,0 +1,102 @@
+"""Why a pod does not run, in its own words.
+
+What Kubernetes knows of a failure is scattered over a pod's conditions, its
+containers' states and the last lines of a log. A person should find it in one
+condition of the cluster, with a reason of a closed set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from goodspeed_operator.api.status import Reason
+
+LONGEST_WORDS = 600
+
+_IMAGE = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_MISMATCH = ("refused by verifier", "vocabulary of")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with one pod.
+
+    Attributes:
+        pod: its name.
+        reason: of a closed set.
+        words: Kubernetes' or the server's own.
+    """
+
+    pod: str
+    reason: Reason
+    words: str
+
+    def __str__(self) -> str:
+        return f"pod {self.pod}: {self.words}"
+
+
+def diagnose(name: str, status: Mapping[str, Any]) -> Trouble | None:
+    """What is wrong with a pod, by its status; None when nothing is, or nothing yet."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return Trouble(name, Reason.UNSCHEDULABLE, condition.get("message") or "no node fits")
+    containers = [
+        *((True, found) for found in status.get("initContainerStatuses") or ()),
+        *((False, found) for found in status.get("containerStatuses") or ()),
+    ]
+    for fetches, container in containers:
+        trouble = _container(name, container, fetches=fetches)
+        if trouble is not None:
+            return trouble
+    return None
+
+
+def _container(pod: str, status: Mapping[str, Any], *, fetches: bool) -> Trouble | None:
+    state = status.get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _IMAGE:
+        return Trouble(
+            pod, Reason.IMAGE_PULL_FAILED, _short(message or f"{reason}: {status.get('image', '')}")
+        )
+    if reason in _CONFIG:
+        return Trouble(pod, Reason.CONFIG_INVALID, _short(message or reason))
+    ended = state.get("terminated") or (status.get("lastState") or {}).get("terminated")
+    failed = ended and ended.get("exitCode", 0) != 0
+    if not failed or status.get("ready") or (state.get("running") and not status.get("restartCount")):
+        return None
+    assert ended is not None
+    words = _last_words(ended.get("message") or "") or f"exit code {ended['exitCode']}"
+    if ended.get("reason") == "OOMKilled":
+        return Trouble(pod, Reason.OUT_OF_MEMORY, "ran out of memory; raise resources.limits.memory")
+    if fetches:
+        return Trouble(pod, Reason.MODEL_NOT_FOUND, words)
+    if any(sign in words for sign in _MISMATCH):
+        return Trouble(pod, Reason.MODEL_MISMATCH, words)
+    return Trouble(pod, Reason.CRASH_LOOP, words)
+
+
+def _last_words(log: str) -> str:
+    """The end of a log: the last message when lines are JSON, else the last lines."""
+    lines = [line for line in log.strip().splitlines() if line.strip()]
+    if not lines:
+        return ""
+    try:
+        found = json.loads(lines[-1])
+        return _short(str(found["message"]) + _last_line(str(found.get("exception", ""))))
+    except (ValueError, KeyError, TypeError):
+        return _short(" / ".join(line.strip() for line in lines[-3:]))
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_WORDS else f"{text[: LONGEST_WORDS - 1]}…"
