@@ -54,7 +54,7 @@ class Spec(Part):
     """The cells."""
     drafters: Annotated[
         list[DrafterPool],
-        Checked(Rule("true", "names of drafters must be unique; rename one of the pools", _no_twice)),
+        Checked(Rule("", "names of drafters must be unique; rename one of the pools", _no_twice)),
         Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
     ]
     """The pools."""
@@ -66,7 +66,9 @@ class Spec(Part):
     """Image of verifiers and drafters; without one, the operator's own version."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When images are pulled; without one, as Kubernetes does by tag."""
-    image_pull_secrets: Annotated[list[Reference], Field(max_length=8)] = Field(default=[])
+    image_pull_secrets: Annotated[
+        list[Reference], Field(max_length=8, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]})
+    ] = Field(default=[])
     """Secrets to pull images with."""
     model_cache: ModelCache = Field(default=ModelCache())
     """Where models are kept once they are fetched."""

@@ -86,9 +86,16 @@ def parse_cluster(resource: Any) -> GoodSpeedCluster:
 
 
 def _plain(value: Any) -> Any:
-    """Plain dicts and lists, with an empty section read as one that is not there."""
+    """Plain dicts and lists, with an empty section read as one that is not there.
+
+    In a podTemplate null means something: it takes away what would be there.
+    """
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
+        return {
+            key: item if key == "podTemplate" else _plain(item)
+            for key, item in value.items()
+            if item is not None
+        }
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

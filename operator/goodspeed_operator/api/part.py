@@ -28,7 +28,7 @@ class Rule:
     """One thing that always holds.
 
     Attributes:
-        cel: the expression, with ``self`` the value that the rule is on.
+        cel: the expression, with ``self`` the value it is on; empty where the schema says it already.
         message: names the field and the fix.
         holds: the same test in Python.
         field: the field at fault, relative to the value; empty for the value itself.
@@ -53,10 +53,10 @@ def _keep(rules: tuple[Rule, ...], value: Any) -> None:
 
 
 def _publish(rules: tuple[Rule, ...], schema: JsonSchemaValue) -> JsonSchemaValue:
-    if not rules:
+    entries = [rule.validation() for rule in rules if rule.cel]
+    if not entries:
         return schema
-    earlier = schema.get("x-kubernetes-validations", [])
-    return {**schema, "x-kubernetes-validations": [*earlier, *(rule.validation() for rule in rules)]}
+    return {**schema, "x-kubernetes-validations": [*schema.get("x-kubernetes-validations", []), *entries]}
 
 
 class Checked:

@@ -30,15 +30,22 @@ class Resources(Part):
 
     rules = (
         Rule(
-            "!has(self.limits) || self.limits.all(k, !k.startsWith('nvidia.com/') || "
-            "string(self.limits[k]).matches('^[0-9]+$'))",
+            "self.limits.all(k, !string(self.limits[k]).startsWith('-')) && "
+            "self.requests.all(k, !string(self.requests[k]).startsWith('-'))",
+            "requests and limits must not be negative; remove the minus sign",
+            lambda value: (
+                not any(count.startswith("-") for count in (*value.limits.values(), *value.requests.values()))
+            ),
+        ),
+        Rule(
+            "self.limits.all(k, !k.startsWith('nvidia.com/') || string(self.limits[k]).matches('^[0-9]+$'))",
             "limits of nvidia.com devices must be whole numbers, such as nvidia.com/gpu: 1",
             lambda value: _whole_devices(value.limits),
             "limits",
         ),
         Rule(
-            "!has(self.requests) || self.requests.all(k, !k.startsWith('nvidia.com/') || "
-            "(has(self.limits) && k in self.limits && string(self.limits[k]) == string(self.requests[k])))",
+            "self.requests.all(k, !k.startsWith('nvidia.com/') || "
+            "(k in self.limits && string(self.limits[k]) == string(self.requests[k])))",
             "requests of nvidia.com devices must equal their limits; name them in limits alone",
             lambda value: all(
                 value.limits.get(key) == count
@@ -48,7 +55,7 @@ class Resources(Part):
             "requests",
         ),
         Rule(
-            "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || "
+            "self.requests.all(k, !(k in self.limits) || "
             "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
             "requests must not exceed limits; lower the request or raise the limit",
             lambda value: all(

@@ -98,7 +98,8 @@ def cells_from(annotation: str, replicas: int) -> Cells:
     """
     try:
         served = json.loads(annotation)
-        target, verifier = served["target"], served["verifier"]
-    except (TypeError, KeyError) as error:
+        target = Target.model_validate(served["target"])
+        verifier = Verifier.model_validate(served["verifier"])
+    except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{SERVES} is not as the operator wrote it") from error
-    return Cells(Target.model_validate(target), Verifier.model_validate(verifier), replicas)
+    return Cells(target, verifier, replicas)
