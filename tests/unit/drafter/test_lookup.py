@@ -5,10 +5,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodspeed_runtime.drafter.engine import Job, Wish
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.drafter.engine import Job
 from goodspeed_runtime.drafter.lookup import LONGEST, SHORTEST, LookupEngine, NGramIndex
 
-GREEDY = Wish(0.0, 0, 1.0, 0)
+GREEDY = Sampling(temperature=0.0)
 # Few distinct ids, so that runs do come again.
 TEXTS = st.lists(st.integers(0, 3), max_size=60)
 

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.drafter.engine import Job
+from goodspeed_runtime.drafter.model_engine import PREFILL_CHUNK, ModelEngine
+from goodspeed_runtime.models.loading import LoadedModel
+from goodspeed_runtime.models.uri import ModelURI
+
+VOCABULARY = 40
+GREEDY = Sampling(temperature=0.0)
+WARM = Sampling(temperature=1.0, seed=7)
+
+
+def loaded(positions=1024):
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        initializer_range=0.4,
+        pad_token_id=0,
+    )
+    module = LlamaForCausalLM(config).eval()
+    return LoadedModel(ModelURI.parse("file:///tiny"), module, "tiny", torch.float32, torch.device("cpu"))
+
+
+def engine(*, slots=4, max_context=512, support_size=8, model=None, vocabulary_size=VOCABULARY):
+    return ModelEngine(
+        model or loaded(),
+        slots=slots,
+        max_context=max_context,
+        support_size=support_size,
+        vocabulary_size=vocabulary_size,
+    )
+
+
+def first_q(draft):
+    """The q of the first token, dense; other kernels for other shapes may move a weight by one."""
+    dense, size = np.zeros(VOCABULARY), draft.support_sizes[0]
+    dense[draft.support_ids[:size]] = draft.support_weights[:size]
+    return dense / dense.sum()
+
+
+@torch.inference_mode()
+def plain_greedy(model, tokens, count):
+    tokens = list(tokens)
+    for _ in range(count):
+        tokens.append(int(model.module(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[-count:]
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, PREFILL_CHUNK, PREFILL_CHUNK + 1, 2 * PREFILL_CHUNK])
+def test_a_greedy_draft_is_the_models_own_continuation(size):
+    prompt = [(7 * i + i * i) % VOCABULARY for i in range(size)]
+    (draft,) = engine(max_context=600).draft([Job(1, prompt, 5, GREEDY)])
+    assert draft.tokens.tolist() == plain_greedy(loaded(), prompt, 5)
+    assert not draft.support_sizes.any()
+
+
+ROUNDS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, VOCABULARY - 1)), max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ROUNDS, ROUNDS, st.sampled_from([GREEDY, WARM]))
+def test_whatever_verdicts_come_the_cache_drafts_as_if_it_had_read_everything_afresh(first, second, sampling):
+    kept = engine()
+    texts = {1: [1, 2, 3], 2: [4, 5]}
+    for steps in zip(first, second, strict=False):
+        jobs = [
+            Job(key, list(texts[key]), grant, sampling)
+            for key, (grant, _, _) in zip(texts, steps, strict=True)
+            if grant
+        ]
+        drafts = dict(zip([job.key for job in jobs], kept.draft(jobs), strict=True))
+        for job in jobs:
+            (afresh,) = engine().draft([job])
+            if sampling.greedy:
+                assert drafts[job.key].tokens.tolist() == afresh.tokens.tolist()
+            else:
+                np.testing.assert_allclose(first_q(drafts[job.key]), first_q(afresh), atol=1e-3)
+        for key, (_, accepted, token) in zip(texts, steps, strict=True):
+            drafted = drafts[key].tokens.tolist() if key in drafts else []
+            texts[key] += [*drafted[:accepted], token]
+
+
+def test_a_drafted_token_is_in_its_own_support_and_supports_keep_their_bound():
+    jobs = [
+        Job(key, [key, 3], 6, Sampling(temperature=1.3, top_k=5, top_p=0.9, seed=key)) for key in range(1, 5)
+    ]
+    for draft in engine(support_size=8).draft(jobs):
+        ends = np.cumsum(draft.support_sizes)
+        assert draft.support_sizes.max() <= 5
+        for token, start, end in zip(draft.tokens, ends - draft.support_sizes, ends, strict=True):
+            assert token in draft.support_ids[start:end]
+
+
+def test_a_sequence_without_a_slot_gets_an_empty_draft_until_another_is_released():
+    small = engine(slots=1)
+    first, second = small.draft([Job(1, [1], 3, GREEDY), Job(2, [2], 3, GREEDY)])
+    assert (len(first), len(second)) == (3, 0)
+    small.release(1)
+    (second,) = small.draft([Job(2, [2], 3, GREEDY)])
+    assert len(second) == 3
+
+
+def test_drafts_end_with_the_context_and_stop_after_it():
+    small = engine(max_context=8)
+    assert [len(small.draft([Job(1, [1] * size, 5, GREEDY)])[0]) for size in (4, 6, 8, 9)] == [5, 3, 1, 0]
+
+
+def test_a_draft_model_with_fewer_positions_than_the_target_drafts_as_far_as_it_can():
+    short = engine(model=loaded(positions=16), max_context=64)
+    assert len(short.draft([Job(1, [1] * 14, 5, GREEDY)])[0]) == 3
+    assert len(short.draft([Job(1, [1] * 30, 5, GREEDY)])[0]) == 0
+
+
+def test_ids_that_the_verifier_does_not_know_are_never_proposed():
+    (draft,) = engine(vocabulary_size=4).draft([Job(1, [1, 2], 8, WARM)])
+    assert draft.tokens.max() < 4
+    assert draft.support_ids.max() < 4
+
+
+def test_a_draft_model_that_lacks_some_of_the_targets_ids_is_refused_with_both_numbers():
+    with pytest.raises(ValueError, match="knows 40 token ids, the target's tokenizer has 41"):
+        engine(vocabulary_size=41)
