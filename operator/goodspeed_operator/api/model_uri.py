@@ -25,11 +25,11 @@ _TARGETS = list(FORMS)[:4]
 
 
 def _well_formed(uri: str) -> bool:
-    return re.fullmatch(PATTERN, uri) is not None and "/../" not in f"{uri}/"
+    return re.fullmatch(PATTERN, uri) is not None and re.search("/[.][.](/|$)", uri) is None
 
 
 _FORM_RULE = Rule(
-    cel=f"self.matches(r'{PATTERN}') && !(self + '/').contains('/../')",
+    cel=f"self.matches(r'{PATTERN}') && !self.matches(r'/[.][.](/|$)')",
     message="model must be one of " + ", ".join(FORMS),
     holds=_well_formed,
 )

@@ -20,6 +20,7 @@ def _digits(value: Any) -> Any:
 
 Budget = Annotated[
     str,
+    WithJsonSchema({"x-kubernetes-int-or-string": True}),
     StringConstraints(max_length=8),
     Checked(
         Rule(
@@ -29,7 +30,6 @@ Budget = Annotated[
         )
     ),
     BeforeValidator(_digits),
-    WithJsonSchema({"x-kubernetes-int-or-string": True}),
 ]
 
 
