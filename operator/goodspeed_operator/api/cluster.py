@@ -35,8 +35,9 @@ class Spec(Part):
 
     rules = (
         Rule(
-            "!has(self.rebalance.caps.drafters) || self.drafters.map(d, d.scaling == 'External' ? 0 : "
-            "(has(d.minReplicas) ? d.minReplicas : d.replicas)).sum() <= self.rebalance.caps.drafters",
+            # The sum of a mapped list has no bound that the API server could cost: it looks at each pool alone.
+            "!has(self.rebalance.caps.drafters) || self.drafters.all(d, d.scaling == 'External' || "
+            "(has(d.minReplicas) ? d.minReplicas : d.replicas) <= self.rebalance.caps.drafters)",
             "rebalance.caps.drafters is below the fewest drafters the pools may have; raise it or lower "
             "replicas or minReplicas",
             lambda spec: (

