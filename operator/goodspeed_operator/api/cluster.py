@@ -35,7 +35,7 @@ class Spec(Part):
 
     rules = (
         Rule(
-            # The sum of a mapped list has no bound that the API server could cost: it looks at each pool alone.
+            # A mapped list has no bound that the API server could cost, so it looks at each pool alone.
             "!has(self.rebalance.caps.drafters) || self.drafters.all(d, d.scaling == 'External' || "
             "(has(d.minReplicas) ? d.minReplicas : d.replicas) <= self.rebalance.caps.drafters)",
             "rebalance.caps.drafters is below the fewest drafters the pools may have; raise it or lower "

@@ -63,6 +63,7 @@ class Engine:
         self._failures = 0
         self._recent_round = 0.0
         self.failed = threading.Event()
+        ledger.slots_used(lambda: settings.max_sequences - model.cache.free_slots)
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
 
     def start(self) -> None:
@@ -286,7 +287,6 @@ class Engine:
             tokens=sum(len(item.segment.tokens) for item in work),
             forward=computed - started,
             schedule=finished - computed,
-            slots=self._settings.max_sequences - self._model.cache.free_slots,
             clients=self._clients,
             grants=self._grants,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 
@@ -28,7 +28,10 @@ class Ledger:
         self._recent: dict[Client, deque[tuple[float, int]]] = {}
         metrics.budget_tokens.labels(self._cluster).set(settings.budget_tokens)
         metrics.kv_slots.labels(self._cluster).set(settings.max_sequences)
-        metrics.kv_slots_used.labels(self._cluster).set(0)
+
+    def slots_used(self, count: Callable[[], int]) -> None:
+        """Slots come free between rounds too, so they are counted when somebody looks."""
+        self._metrics.kv_slots_used.labels(self._cluster).set_function(count)
 
     def _labels(self, client: Client) -> tuple[str, str, str]:
         return self._cluster, client.pool, client.name
@@ -82,7 +85,6 @@ class Ledger:
         tokens: int,
         forward: float,
         schedule: float,
-        slots: int,
         clients: Collection[Client],
         grants: Grants,
     ) -> None:
@@ -92,7 +94,6 @@ class Ledger:
         self.phase("schedule", schedule)
         self.phase("total", forward + schedule)
         metrics.round_tokens.labels(self._cluster).observe(tokens)
-        metrics.kv_slots_used.labels(self._cluster).set(slots)
         for client in {outcome.sequence.client for outcome in outcomes} & set(self._recent):
             metrics.client_rounds.labels(*self._labels(client)).inc()
         for outcome in outcomes:
