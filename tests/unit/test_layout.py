@@ -4,6 +4,7 @@ import operator
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,6 @@ def test_import_operator_is_the_standard_librarys():
 def test_import_operator_is_the_standard_librarys_with_the_root_on_the_path():
     code = """
     import sys
-import sysconfig
     sys.path.insert(0, ".")
     sys.modules.pop("operator", None)
     import operator

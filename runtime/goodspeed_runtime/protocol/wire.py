@@ -105,7 +105,9 @@ def unpack_draft(tokens: bytes, sizes: bytes, ids: bytes, weights: bytes) -> Dra
     if not sizes and not ids and not weights:
         return DraftBlock.point_masses(drafted)
     if len(sizes) != 2 * drafted.size:
-        raise WireError(f"support_sizes holds {len(sizes)} bytes for {drafted.size} tokens, needs {2 * drafted.size}")
+        raise WireError(
+            f"support_sizes holds {len(sizes)} bytes for {drafted.size} tokens, needs {2 * drafted.size}"
+        )
     support_sizes = np.frombuffer(sizes, dtype="<u2").astype(np.int32)
     support_ids = unpack_tokens(ids)
     total = int(support_sizes.sum())
