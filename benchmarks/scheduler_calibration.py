@@ -1,11 +1,13 @@
-"""Finds each paper cell's acceptances: Fixed-S meets the published utility, over several spreads (PAPER §V).
+"""Finds the acceptances with which Fixed-S meets each paper cell's published utility (PAPER §V).
 
-The paper does not print its clients' acceptance. Of the many that fit its Fixed-S, this takes logits spread evenly
-around a middle: for each spread the middle follows from the published utility. Prints what each spread would let the
-gradient gain, so that a spread can be chosen and written into the scenario.
+The paper does not print its clients' acceptance. Of the many that fit its Fixed-S, this takes
+logits spread evenly around a middle: for each spread the middle follows from the published
+utility. Prints what each spread would let the gradient gain, so that a spread can be chosen
+and written into the scenario.
 """
 
 import numpy as np
+
 from goodspeed_runtime.scheduling.estimators import AcceptanceEstimator, GoodputEstimator
 from goodspeed_runtime.scheduling.goodput import expected_goodput
 from goodspeed_runtime.scheduling.gradient import GradientAllocator
@@ -72,7 +74,8 @@ def main() -> None:
             alpha = acceptances(count, high, spread)
             found = gradient_utility(alpha, budget)
             print(
-                f"{name:12} spread {spread:4} fixed {fixed_utility(alpha, budget, length):5.2f} gradient {found:5.2f} "
+                f"{name:12} spread {spread:4} fixed {fixed_utility(alpha, budget, length):5.2f} "
+                f"gradient {found:5.2f} "
                 f"published {published:5.2f} gain {np.expm1((found - fixed) / count):6.2%} of "
                 f"{np.expm1((published - fixed) / count):6.2%}  {np.round(alpha, 4).tolist()}",
                 flush=True,

@@ -24,6 +24,11 @@ from goodspeed_operator.resources.verifiers import cells_from
 Manifest = dict[str, Any]
 QUICKSTART = Path(__file__).parents[3] / "examples/quickstart.yaml"
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
+# The oldest and the newest at once; those between come with the slow tests.
+EACH_VERSION = [
+    pytest.param(version, marks=[] if version in (VERSIONS[0], VERSIONS[-1]) else pytest.mark.slow)
+    for version in VERSIONS
+]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -42,7 +47,7 @@ def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
     return next(each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EACH_VERSION)
 @given(cluster=clusters())
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_manifest_is_valid_to_the_letter(version: str, cluster: GoodSpeedCluster) -> None:
