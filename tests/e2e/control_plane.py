@@ -1,7 +1,9 @@
-"""A real Kubernetes control plane on loopback: etcd and kube-apiserver from the folder $KUBEBUILDER_ASSETS.
+"""A real Kubernetes control plane on loopback, from the folder $KUBEBUILDER_ASSETS.
 
-The folder is laid out as envtest's: kube-apiserver, etcd, kubectl. Nodes,
-schedulers and controllers are not started here.
+The folder is laid out as envtest's: kube-apiserver, etcd, kubectl. Where it
+also holds kube-controller-manager and kube-scheduler they are started too, and
+with them service accounts, workload controllers and garbage collection. Every
+request is in the audit log, which tests read to see who asked for what.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +28,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 START_SECONDS = 90.0
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "rules": [
+        {"level": "None", "users": ["system:apiserver"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
 
 
 class ControlPlaneError(RuntimeError):
@@ -39,11 +53,12 @@ def free_port() -> int:
 
 
 class ControlPlane:
-    """etcd and kube-apiserver for as long as the context lasts.
+    """etcd, kube-apiserver and, where they are there, controllers and scheduler, while the context lasts.
 
     Attributes:
         url: of the API server.
         kubeconfig: for a cluster administrator.
+        controllers: kube-controller-manager and kube-scheduler run.
     """
 
     def __init__(self, folder: Path, assets: Path | None = None) -> None:
@@ -51,6 +66,10 @@ class ControlPlane:
         self.folder = folder
         self.url = ""
         self.kubeconfig = folder / "kubeconfig"
+        self.audit_log = folder / "audit.log"
+        self.controllers = all(
+            (self.assets / name).exists() for name in ("kube-controller-manager", "kube-scheduler")
+        )
         self._token = secrets.token_hex(16)
         self._processes = ExitStack()
 
@@ -82,6 +101,8 @@ class ControlPlane:
         key = self._service_account_key()
         tokens = self.folder / "tokens.csv"
         tokens.write_text(f'{self._token},admin,admin,"system:masters"\n')
+        policy = self.folder / "audit-policy.yaml"
+        policy.write_text(yaml.safe_dump(_AUDIT_POLICY))
         self.url = f"https://127.0.0.1:{port}"
         server = self._run(
             "kube-apiserver",
@@ -92,15 +113,33 @@ class ControlPlane:
             f"--cert-dir={self.folder / 'certificates'}",
             f"--token-auth-file={tokens}",
             "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-cluster-ip-range=10.0.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
-            "--disable-admission-plugins=ServiceAccount",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-mode=blocking",
             "--allow-privileged=true",
+            # Without controllers nobody makes a namespace's default service account.
+            *([] if self.controllers else ["--disable-admission-plugins=ServiceAccount"]),
         )
         self._wait(server)
-        self._write_kubeconfig()
+        self.kubeconfig.write_text(yaml.safe_dump(self.config_for(self._token)))
+        if self.controllers:
+            self._start_controllers(key)
+
+    def _start_controllers(self, key: Path) -> None:
+        common = (f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        quick = ("--kube-api-qps=500", "--kube-api-burst=1000")
+        self._run(
+            "kube-controller-manager",
+            *common,
+            *quick,
+            f"--service-account-private-key-file={key}",
+            f"--root-ca-file={self.folder / 'certificates/apiserver.crt'}",
+        )
+        self._run("kube-scheduler", *common, *quick)
 
     def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = self._processes.enter_context((self.folder / f"{name}.log").open("wb"))
@@ -136,9 +175,6 @@ class ControlPlane:
         tail = (self.folder / "kube-apiserver.log").read_text(errors="replace")[-3000:]
         raise ControlPlaneError(f"kube-apiserver is not ready after {START_SECONDS:.0f} s:\n{tail}")
 
-    def _write_kubeconfig(self) -> None:
-        self.kubeconfig.write_text(yaml.safe_dump(self.config_for(self._token)))
-
     def config_for(self, token: str) -> dict[str, Any]:
         """A kubeconfig for the bearer of a token, such as a service account's."""
         server = {"server": self.url, "insecure-skip-tls-verify": True}
@@ -151,23 +187,55 @@ class ControlPlane:
             "current-context": "test",
         }
 
+    def account_config(self, namespace: str, account: str) -> Path:
+        """A kubeconfig file for a service account, with a token as a pod would get."""
+        token = self.kubectl("-n", namespace, "create", "token", account, "--duration=2h").stdout.strip()
+        path = self.folder / f"kubeconfig-{namespace}-{account}"
+        path.write_text(yaml.safe_dump(self.config_for(token)))
+        return path
+
     def kubectl(
         self, *arguments: str, text: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Runs kubectl as administrator; ``text`` is its standard input."""
-        return subprocess.run(
+        done = subprocess.run(
             [self.assets / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
             input=text,
             text=True,
             capture_output=True,
             timeout=60,
-            check=check,
+            check=False,
         )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}{done.stdout}")
+        return done
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """``kubectl apply`` of objects."""
+        self.kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(objects))
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """``kubectl get ... -o json`` as an object."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
         return found
+
+    def names(self, kind: str, namespace: str) -> set[str]:
+        """The names of all objects of a kind in a namespace."""
+        listed = self.kubectl("-n", namespace, "get", kind, "-o", "name").stdout.split()
+        return {name.partition("/")[2] for name in listed}
+
+    def audited(self, user: str, *, since: int = 0) -> Iterator[dict[str, Any]]:
+        """What a user asked for, in order; ``since`` is an earlier `audit_position`."""
+        with self.audit_log.open("rb") as log:
+            log.seek(since)
+            for line in log:
+                event = json.loads(line)
+                if event["user"]["username"] == user:
+                    yield event
+
+    def audit_position(self) -> int:
+        """Where the audit log ends now."""
+        return self.audit_log.stat().st_size
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

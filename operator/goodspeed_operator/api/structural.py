@@ -73,7 +73,7 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: st
         for name in _TERSE & result["properties"].keys():
             _silence(result["properties"][name])
         if isinstance(result.get("default"), dict):
-            result["default"] = {}
+            result["default"] = _default_section(result)
     elif (values := _values(schema)) is not None:
         result["additionalProperties"] = _convert(values, definitions, f"{path}.*")
     if "items" in schema:
@@ -81,6 +81,17 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: st
         result["x-kubernetes-list-type"] = "map" if "x-kubernetes-list-map-keys" in schema else "atomic"
     _bounded(result, path)
     return result
+
+
+def _default_section(schema: Schema) -> dict[str, Any]:
+    """A section's default: empty, and filled by the defaults of its fields.
+
+    The API server tries a section's own rules on its default before it fills it,
+    so with rules the fields that they look at must stand in it.
+    """
+    if "x-kubernetes-validations" not in schema:
+        return {}
+    return {name: item["default"] for name, item in schema["properties"].items() if "default" in item}
 
 
 def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
