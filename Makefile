@@ -22,8 +22,10 @@ up: .venv/.runtime ## Run examples/quickstart.yaml on this machine until Ctrl-C
 
 venv: .venv/.dev ## Everything for development, in .venv
 
+# One thread of torch a worker: two workers would fight for the cores otherwise.
 test: .venv/.dev lint ## Lint, then every test: fast ones first, real processes last
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not processes and not apiserver"
+	@$(BIN)/python -m pytest -m "processes or apiserver"
 
 lint: .venv/.dev ## ruff, mypy and the layers' imports
 	@$(BIN)/ruff check .
