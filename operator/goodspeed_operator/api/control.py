@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from goodspeed_operator.api.part import Checked, Part
-from goodspeed_operator.api.scalars import URL, DurationText, between
+from goodspeed_operator.api.scalars import URL, DurationText, between, least
 
-Step = Annotated[float, Field(ge=0.0001, le=1)]
+LEAST_STEP = 0.0001
+
+AcceptanceStep = Annotated[float, Field(ge=LEAST_STEP, le=1), least("acceptanceStep", LEAST_STEP)]
+GoodputStep = Annotated[float, Field(ge=LEAST_STEP, le=1), least("goodputStep", LEAST_STEP)]
 
 
 class Utility(Part):
@@ -28,9 +31,9 @@ class Scheduler(Part):
     """Whether goodput counts tokens per round or per second."""
     utility: Utility = Field(default=Utility())
     """What is maximised."""
-    acceptance_step: Step = 0.1
+    acceptance_step: AcceptanceStep = 0.1
     """Step of the acceptance estimate, from just above 0 (slow) to 1 (only the latest)."""
-    goodput_step: Step = 0.1
+    goodput_step: GoodputStep = 0.1
     """Step of the goodput estimate."""
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from goodspeed_operator.api.model_uri import DrafterURI
 from goodspeed_operator.api.part import Checked, Rule
 from goodspeed_operator.api.pods import Pods
-from goodspeed_operator.api.scalars import LABEL_PATTERN
+from goodspeed_operator.api.scalars import LABEL_PATTERN, least
 from goodspeed_operator.api.target import DType
 
 LONGEST_POOL_NAME = 26
@@ -78,7 +78,7 @@ class DrafterPool(Pods):
     """Most drafters that rebalancing may make; without a number, replicas."""
     scaling: Literal["Managed", "External"] = "Managed"
     """Who sets the number of drafters: this resource, or another autoscaler."""
-    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1
+    weight: Annotated[float, Field(ge=0.001, le=1000), least("weight", 0.001)] = 1
     """Share in the utility: a client of weight 2 counts twice."""
     max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     """Longest draft, in tokens."""

@@ -48,7 +48,8 @@ class Resources(Part):
         ),
         Rule(
             "self.requests.all(k, !k.startsWith('nvidia.com/') || (k in self.limits && "
-            "(type(self.limits[k]) != type(self.requests[k]) || self.limits[k] == self.requests[k])))",
+            "(type(self.limits[k]) != int || type(self.requests[k]) != int || "
+            "(self.limits[k] <= self.requests[k] && self.requests[k] <= self.limits[k]))))",
             "requests of nvidia.com devices must equal their limits; name them in limits alone",
             lambda value: all(
                 value.limits.get(key) == count

@@ -99,3 +99,18 @@ def between(field: str, shortest: str, longest: str) -> Checked:
             holds=lambda value: seconds(shortest) <= seconds(value) <= seconds(longest),
         )
     )
+
+
+def least(field: str, bound: float) -> Checked:
+    """Holds a number at a fraction or more.
+
+    The API server cuts a minimum's fraction off before it compares an integer
+    with it, so that `minimum: 0.001` alone lets 0 pass.
+    """
+    return Checked(
+        Rule(
+            cel=f"self >= {bound}",
+            message=f"{field} must be at least {bound}",
+            holds=lambda value: value >= bound,
+        )
+    )
