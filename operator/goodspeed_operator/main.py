@@ -157,7 +157,7 @@ async def _act(controller: Controller, api: KubernetesAPI, namespaces: tuple[str
         tasks.create_task(controller.run(), name="controller")
         tasks.create_task(
             kopf.operator(
-                registry=registry(controller, pod_monitors=pod_monitors),
+                registry=registry(controller, api, pod_monitors=pod_monitors),
                 settings=settings(),
                 standalone=True,
                 clusterwide=not namespaces,

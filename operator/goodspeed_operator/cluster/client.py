@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -49,6 +50,18 @@ class APIError(Exception):
         return self.status in {400, 422}
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the API is and how to get in; paths name files."""
+
+    server: str
+    token: str = field(repr=False)
+    authority: str | None
+    certificate: str | None
+    key: str | None
+    verify: bool
+
+
 class KubernetesAPI:
     """The calls that the operator makes, each with a deadline.
 
@@ -86,6 +99,19 @@ class KubernetesAPI:
     def api_client(self) -> client.ApiClient:
         """The underlying client, for the Lease."""
         return self._client
+
+    async def connection(self) -> Connection:
+        """Where the API is, and the credentials for it as they are now."""
+        configuration = self._client.configuration
+        header = await configuration.get_api_key_with_prefix("BearerToken") or ""
+        return Connection(
+            server=configuration.host,
+            token=header.removeprefix("Bearer ").strip(),
+            authority=configuration.ssl_ca_cert,
+            certificate=configuration.cert_file,
+            key=configuration.key_file,
+            verify=configuration.verify_ssl,
+        )
 
     async def request(
         self,
@@ -129,6 +155,37 @@ class KubernetesAPI:
         if not 200 <= status < 300:
             raise APIError(action, status, str(answer.get("reason", "")), str(answer.get("message", "")))
         return dict(answer)
+
+    async def watch(
+        self, path: str, query: Mapping[str, str], *, seconds: int
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        """Events of one watch, until the server ends it after ``seconds``.
+
+        Raises:
+            APIError: it could not begin, broke off, or asked to list again (410).
+        """
+        action = f"WATCH {path}"
+        prepared = await self._client.param_serialize(
+            "GET",
+            path,
+            query_params=[*query.items(), ("watch", "true"), ("timeoutSeconds", str(seconds))],
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = await self._client.call_api(*prepared, _request_timeout=seconds + self._seconds)
+            async for line in answer.response.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise APIError(
+                        action, status.get("code", 0), status.get("reason", ""), status.get("message", "")
+                    )
+                yield event["type"], event["object"]
+        except ApiException as error:
+            raise APIError(action, error.status or 0, error.reason or "", "") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise APIError(action, 0, type(error).__name__, str(error)) from error
 
     async def apply(self, manifest: Manifest, *, manager: str = FIELD_MANAGER) -> Manifest:
         """Server-side apply, owning every field the manifest names; returns the object as stored."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import kopf
 
+from goodspeed_operator.cluster.client import KubernetesAPI
 from goodspeed_operator.cluster.kinds import CHILDREN, CLUSTER, POD, Kind
 from goodspeed_operator.handlers.controller import SELECTOR, Controller
 
@@ -38,10 +39,23 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-def registry(controller: Controller, *, pod_monitors: bool) -> kopf.OperatorRegistry:
-    """Handlers that hand every event to the controller."""
+def registry(controller: Controller, api: KubernetesAPI, *, pod_monitors: bool) -> kopf.OperatorRegistry:
+    """Handlers that hand every event to the controller; kopf logs in as ``api`` does."""
     result = kopf.OperatorRegistry()
-    kopf.on.login(registry=result)(kopf.login_via_async_client)
+
+    @kopf.on.login(registry=result)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        # Asked again after a 401: a pod's token lives for an hour and is read anew.
+        found = await api.connection()
+        return kopf.ConnectionInfo(
+            server=found.server,
+            token=found.token or None,
+            scheme="Bearer" if found.token else None,
+            ca_path=found.authority,
+            certificate_path=found.certificate,
+            private_key_path=found.key,
+            insecure=not found.verify,
+        )
 
     @kopf.on.event(CLUSTER.group, CLUSTER.version, CLUSTER.plural, id="cluster", registry=result)
     async def cluster(event: Any, body: Any, **_: Any) -> None:

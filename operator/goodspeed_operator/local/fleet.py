@@ -199,8 +199,8 @@ def _member(
         address=address,
         replace=lambda text: resolver.replace(text, namespace),
         config_maps=config_maps,
-        volumes=_volumes(pod, state),
-        base=_base(role),
+        volumes=volumes_of(pod, state),
+        base=base_environment(role),
         forced={
             "GOODSPEED_ADDRESS": address,
             "GOODSPEED_CACHE": str(cache),
@@ -214,7 +214,8 @@ def _member(
     return Member(pod, around, role, labels.get(POOL_LABEL, ""), command.variable("GOODSPEED_MODEL"), port)
 
 
-def _volumes(pod: Manifest, state: Path) -> dict[str, Path]:
+def volumes_of(pod: Manifest, state: Path) -> dict[str, Path]:
+    """Folders on this machine for a pod's volumes, made where they are not there."""
     found: dict[str, Path] = {}
     for volume in pod["spec"].get("volumes", ()):
         match volume:
@@ -232,7 +233,7 @@ def _volumes(pod: Manifest, state: Path) -> dict[str, Path]:
     return found
 
 
-def _base(role: str) -> dict[str, str]:
+def base_environment(role: str) -> dict[str, str]:
     """The user's environment, less what would configure servers behind the manifests' back."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("GOODSPEED_")}
     # The console scripts stand beside the interpreter, whether or not its environment was activated.

@@ -34,6 +34,7 @@ class Phase(StrEnum):
     READY = "ready"
     UNREADY = "not ready"
     BACK_OFF = "backing off"
+    ENDED = "ended"
     STOPPED = "stopped"
 
 
@@ -49,6 +50,8 @@ class PodStatus:
         restarts: of its containers.
         crashes: in a row.
         was_ready: it has been ready once.
+        initialised: its init containers are through.
+        exits: code of the last end, by container; of an init container only when it failed.
         pids: by container, those that run.
         log: of the container that last started.
     """
@@ -61,6 +64,8 @@ class PodStatus:
     restarts: int = 0
     crashes: int = 0
     was_ready: bool = False
+    initialised: bool = False
+    exits: dict[str, int] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -70,6 +75,20 @@ class PodStatus:
 
 
 Observer = Callable[[PodStatus], None]
+
+
+class InitialisationError(ContainerError):
+    """An init container failed.
+
+    Attributes:
+        container: its name.
+        code: its exit code.
+    """
+
+    def __init__(self, container: str, command: Command, code: int) -> None:
+        super().__init__(f"{' '.join(command.argv)} {ended(code)}")
+        self.container = container
+        self.code = code
 
 
 class Kubelet:
@@ -93,8 +112,13 @@ class Kubelet:
         self._initialised: dict[tuple[str, ...], asyncio.Lock] = {}
         self._done: set[tuple[str, ...]] = set()
 
-    async def initialise(self, pod: Manifest, around: Surroundings) -> None:
-        """Runs the pod's init containers that no pod has run yet, their progress on standard error.
+    async def initialise(self, pod: Manifest, around: Surroundings, logs: Path | None = None) -> None:
+        """Runs the pod's init containers that no pod has run yet.
+
+        Args:
+            pod: its manifest.
+            around: what it finds around it.
+            logs: folder for their output; None leaves progress on standard error, where somebody watches.
 
         Raises:
             ContainerError: one failed.
@@ -104,31 +128,40 @@ class Kubelet:
             async with self._initialised.setdefault(command.argv, asyncio.Lock()):
                 if command.argv in self._done:
                     continue
-                child = await Child.start(command, self._tether, None)
+                log = logs / f"{command.name}.log" if logs else None
+                child = await Child.start(command, self._tether, log)
                 try:
                     code = await child.wait()
                 finally:
                     await child.stop(5)
                 if code:
-                    raise ContainerError(f"{' '.join(command.argv)} {ended(code)}")
+                    raise InitialisationError(command.name, command, code)
                 self._done.add(command.argv)
 
-    def start(self, pod: Manifest, around: Surroundings) -> PodStatus:
+    def start(
+        self, pod: Manifest, around: Surroundings, *, key: str = "", init_logs: bool = False
+    ) -> PodStatus:
         """Starts a pod; returns at once.
+
+        Args:
+            pod: its manifest.
+            around: what it finds around it.
+            key: names it among all pods here; its own name when empty.
+            init_logs: init containers write to logs, not to standard error.
 
         Raises:
             ContainerError: a container of it cannot run here.
         """
-        name = pod["metadata"]["name"]
+        name = key or pod["metadata"]["name"]
         commands = [resolve(pod, container, around) for container in pod["spec"]["containers"]]
         folder = self._logs / name
         folder.mkdir(parents=True, exist_ok=True)
-        status = PodStatus(name, around.address, folder / f"{commands[0].name}.log")
+        status = PodStatus(pod["metadata"]["name"], around.address, folder / f"{commands[0].name}.log")
         grace = float(pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS))
         stop = asyncio.Event()
         self.statuses[name], self._stops[name] = status, stop
         self._tasks[name] = asyncio.create_task(
-            self._run(pod, around, commands, status, stop, grace), name=f"pod {name}"
+            self._run(pod, around, commands, status, stop, grace, init_logs), name=f"pod {name}"
         )
         return status
 
@@ -153,21 +186,28 @@ class Kubelet:
         status: PodStatus,
         stop: asyncio.Event,
         grace: float,
+        init_logs: bool,
     ) -> None:
+        logs = status.log.parent if init_logs else None
+        policy = pod["spec"].get("restartPolicy", "Always")
         while not stop.is_set():
             try:
                 self._tell(status, Phase.PULLING)
-                await _unless(stop, self.initialise(pod, around))
+                await _unless(stop, self.initialise(pod, around, logs))
+                status.initialised = True
+                status.crashes = 0
                 break
             except ContainerError as error:
+                if isinstance(error, InitialisationError):
+                    status.exits[error.container] = error.code
                 status.crashes += 1
                 self._tell(status, Phase.BACK_OFF, str(error))
                 await _sleep(stop, self._backoff.delay(status.crashes))
         ready = dict.fromkeys((command.name for command in commands), False)
         await asyncio.gather(
-            *(self._keep(command, around.address, status, ready, stop, grace) for command in commands)
+            *(self._keep(command, around.address, status, ready, stop, grace, policy) for command in commands)
         )
-        self._tell(status, Phase.STOPPED)
+        self._tell(status, Phase.STOPPED if stop.is_set() else Phase.ENDED)
 
     async def _keep(
         self,
@@ -177,8 +217,9 @@ class Kubelet:
         ready: dict[str, bool],
         stop: asyncio.Event,
         grace: float,
+        policy: str,
     ) -> None:
-        """Keeps one container running until the pod is to stop."""
+        """Keeps one container running until the pod is to stop, or as long as its restart policy says."""
         clock = asyncio.get_running_loop().time
         while not stop.is_set():
             began, reason = clock(), ""
@@ -192,7 +233,8 @@ class Kubelet:
                 reason = await self._watch(command, child, address, status, ready, stop, grace)
                 del status.pids[command.name]
             ready[command.name] = False
-            if stop.is_set():
+            done = policy == "Never" or (policy == "OnFailure" and status.exits.get(command.name) == 0)
+            if stop.is_set() or done:
                 return
             status.restarts += 1
             status.crashes = self._backoff.crashes(status.crashes, clock() - began)
@@ -234,7 +276,7 @@ class Kubelet:
             stopping.cancel()
             await asyncio.gather(probing, stopping, return_exceptions=True)
             await child.stop(grace)
-            await end
+            status.exits[command.name] = await end
 
     async def _probe(self, command: Command, address: str, readiness: Callable[[bool, str], None]) -> str:
         """Probes until startup or liveness fails for good; returns why, in words."""
