@@ -127,9 +127,7 @@ async def _run(
 
     name, namespace, identity = lease
     logger.info("waiting for lease %s/%s as %s", namespace, name, identity)
-    leading = asyncio.create_task(
-        lead(api.api_client, name=name, namespace=namespace, identity=identity, work=work)
-    )
+    leading = asyncio.create_task(lead(api, name=name, namespace=namespace, identity=identity, work=work))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     code = 0
@@ -138,6 +136,8 @@ async def _run(
     outcome = (await asyncio.gather(leading, return_exceptions=True))[0]
     if leading_ended:
         code = 1
+        while isinstance(outcome, BaseExceptionGroup):
+            outcome = outcome.exceptions[0]
         known = isinstance(outcome, LeaseLostError | APIError)
         logger.error("stopping: %s", outcome, exc_info=None if known else outcome)
     await api.__aexit__(None, None, None)

@@ -95,11 +95,6 @@ class KubernetesAPI:
     ) -> None:
         await self._client.close()
 
-    @property
-    def api_client(self) -> client.ApiClient:
-        """The underlying client, for the Lease."""
-        return self._client
-
     async def connection(self) -> Connection:
         """Where the API is, and the credentials for it as they are now."""
         configuration = self._client.configuration
