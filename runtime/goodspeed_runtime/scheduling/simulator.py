@@ -71,7 +71,7 @@ class Cell:
         """`rows` (int64 `[m]`) are attached here; only those present and in the estimators take part."""
         self.clients, self.rules, self.ledger = clients, rules, ledger or Ledger.empty(len(clients))
         self.rows = np.sort(rows[clients.present[rows]])
-        self.now, self.rounds, self.shadow_price = 0.0, 0, 0.0
+        self.now, self.rounds = 0.0, 0
         self._allocator, self._acceptance, self._goodput = allocator, acceptance, goodput
         self._generator = generator
         self._changes = changes or Changes()
@@ -82,6 +82,7 @@ class Cell:
         self._longest = max(min(int(clients.caps.max()), rules.budget), 1)
         self._noise: Iterator[tuple[Floats, Floats]] = iter(())
         self._reference = GradientAllocator(rules.utility)
+        self._prices, self._priced_rounds = 0.0, 0
         self._whole_tokens = np.zeros(len(clients))
         self._whole_rounds = np.zeros(len(clients))
         self._moment_tokens, self._moment_rounds = 0.0, 0
@@ -99,6 +100,12 @@ class Cell:
         self.rows = self.rows[self.rows != row]
         self._granted[row] = 0
         self._gather()
+
+    def take_mean_price(self) -> float:
+        """The shadow price averaged over the rounds since the last call; 0 if there were none."""
+        mean = self._prices / self._priced_rounds if self._priced_rounds else 0.0
+        self._prices, self._priced_rounds = 0.0, 0
+        return mean
 
     def run(self, *, rounds: int | None = None, until: float = np.inf) -> None:
         """Plays so many rounds, or until that second, whichever comes first."""
@@ -220,7 +227,8 @@ class Cell:
             budget=self.rules.budget,
             refinements=self._refinements,
         )
-        self.shadow_price = allocation.shadow_price
+        self._prices += allocation.shadow_price
+        self._priced_rounds += 1
         if allocation.wait_seconds is not None:
             self._wait = allocation.wait_seconds
         if members is self._everyone:

@@ -1,0 +1,116 @@
+"""Many cells at once, and the slow loop that moves drafters from where budget is dear to where it is cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from goodspeed_runtime.scheduling.arrays import Floats
+from goodspeed_runtime.scheduling.ledger import Ledger
+from goodspeed_runtime.scheduling.placement import moves_by_price
+from goodspeed_runtime.scheduling.simulator import Cell
+from goodspeed_runtime.scheduling.utility import AlphaFair
+from goodspeed_runtime.simulate.cast import Cast
+from goodspeed_runtime.simulate.play import (
+    Progress,
+    acceptance_estimator,
+    allocator,
+    goodput_estimator,
+    rules,
+)
+from goodspeed_runtime.simulate.scenario import Case, Cells, Player, Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMoment:
+    """The fleet over one interval of the slow loop.
+
+    Attributes:
+        seconds: Simulated time at its end.
+        rounds: Rounds of a cell until then, on average.
+        utility: Σ w·U of the goodput per round within the interval.
+        price_spread: 1 − p10/p90 of the cells' shadow prices: 0 when budget costs the same everywhere.
+    """
+
+    seconds: float
+    rounds: int
+    utility: float
+    price_spread: float
+
+
+def play_fleet(
+    scenario: Scenario,
+    case: Case,
+    player: Player,
+    cast: Cast,
+    cells: Cells,
+    *,
+    rounds: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[Ledger, list[FleetMoment]]:
+    """As `play`, for `cells.count` verifiers of the case's budget each; `rounds` are every cell's, about."""
+    population = cast.fresh()
+    utility = AlphaFair(scenario.fairness)
+    acceptance, goodput = acceptance_estimator(player.acceptance), goodput_estimator(player)
+    for row in range(len(population)):
+        acceptance.add(row)
+        goodput.add(row)
+    cell_of = cast.cell_of.copy()
+    ledger, moments = Ledger.empty(len(population)), list[FleetMoment]()
+    fleet = [
+        Cell(
+            clients=population,
+            rows=np.flatnonzero(cell_of == index),
+            rules=rules(scenario, case, player, utility, rounds),
+            allocator=allocator(case, player, utility, seed + index),
+            acceptance=acceptance,
+            goodput=goodput,
+            generator=np.random.default_rng([seed, 2, index]),
+            ledger=ledger,
+        )
+        for index in range(cells.count)
+    ]
+    now, played = 0.0, 0
+    end = np.inf if scenario.seconds is None else scenario.seconds
+    tokens, lived = np.zeros(len(population)), np.zeros(len(population))
+    while played < rounds and now < end:
+        now += cells.interval_seconds
+        for cell in fleet:
+            cell.run(until=now)
+        prices = np.array([cell.take_mean_price() for cell in fleet])
+        reached = int(np.mean([cell.rounds for cell in fleet]))
+        progress(min(reached, rounds) - min(played, rounds))
+        played = reached
+        new_tokens, new_rounds = ledger.tokens - tokens, ledger.rounds - lived
+        tokens, lived = ledger.tokens.copy(), ledger.rounds.copy()
+        if new_rounds.min() > 0:
+            moments.append(
+                _moment(now, played, prices, new_tokens / new_rounds, population.weights, utility)
+            )
+        if player.slow_loop:
+            for move in moves_by_price(
+                prices=prices,
+                cell_of=cell_of,
+                goodput=goodput.estimates(np.arange(len(population))),
+                hysteresis=cells.hysteresis,
+                share=cells.share,
+            ):
+                fleet[move.origin].leave(move.client)
+                fleet[move.target].join(move.client)
+                cell_of[move.client] = move.target
+    progress(rounds - min(played, rounds))
+    return ledger, moments
+
+
+def _moment(
+    now: float, rounds: int, prices: Floats, goodput: Floats, weights: Floats, utility: AlphaFair
+) -> FleetMoment:
+    dear, cheap = np.quantile(prices, [0.9, 0.1])
+    return FleetMoment(
+        seconds=now,
+        rounds=rounds,
+        utility=float((weights * utility.value(goodput)).sum()),
+        price_spread=float(1 - cheap / dear) if dear > 0 else 0.0,
+    )

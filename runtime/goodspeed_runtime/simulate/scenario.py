@@ -1,0 +1,264 @@
+"""What a scenario file may say: the types that check it. Reading and playing it are done elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from goodspeed_runtime.scheduling.arrays import Floats
+from goodspeed_runtime.scheduling.timing import VerificationCost
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Step = Annotated[float, Field(gt=0, le=1)]
+
+
+class Part(BaseModel):
+    """A part of a scenario: closed, immutable, camelCase outside."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class Range(Part):
+    """Values from one end to the other, one for every client of a group."""
+
+    from_: float = Field(alias="from")
+    to: float
+    spacing: Literal["even", "log", "logit"] = "even"
+    """Even steps of the value, of its logarithm, or of log(x/(1 - x))."""
+    shuffled: bool = False
+    """Deal the values out in an order drawn with the seed, so that one property says nothing of another."""
+
+    @model_validator(mode="after")
+    def _fits_its_spacing(self) -> Self:
+        ends = (self.from_, self.to)
+        if self.spacing == "log" and min(ends) <= 0:
+            raise ValueError("spacing log needs both ends above 0")
+        if self.spacing == "logit" and not 0 < min(ends) <= max(ends) < 1:
+            raise ValueError("spacing logit needs both ends between 0 and 1")
+        return self
+
+    def values(self, count: int, generator: np.random.Generator) -> Floats:
+        """float64 `[count]`."""
+        ends = np.array([self.from_, self.to])
+        match self.spacing:
+            case "even":
+                values = np.linspace(*ends, count)
+            case "log":
+                values = np.geomspace(*ends, count)
+            case "logit":
+                values = 1 / (1 + np.exp(-np.linspace(*np.log(ends / (1 - ends)), count)))
+        return generator.permutation(values) if self.shuffled else values
+
+
+class Kind(Part):
+    """One kind of prompt."""
+
+    acceptance: Probability
+    share: Annotated[float, Field(gt=0)] = 1.0
+    """How often it comes, relative to the other kinds."""
+
+
+class Prompts(Part):
+    """Prompts of several kinds, one after the other: what acceptance changes with."""
+
+    mean_seconds: Annotated[float, Field(gt=0)]
+    """How long a prompt lasts, exponentially distributed."""
+    kinds: Annotated[list[Kind], Field(min_length=1)]
+
+
+class Clients(Part):
+    """Clients that are alike in kind; a number is everybody's, a list has one entry a client."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    acceptance: Probability | list[Probability] | Range | None = None
+    """The true chance that a drafted token is accepted, for ever; or else `prompts`."""
+    prompts: Prompts | None = None
+    weight: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] | Range = 1.0
+    """w in w·U(x)."""
+    draft_seconds: Seconds | list[Seconds] | Range = 0.0
+    """Of the drafter's, for each token."""
+    delay_seconds: Seconds | list[Seconds] | Range = 0.0
+    """Of the link, from a verdict until an empty draft is back."""
+    max_draft_tokens: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """The longest draft; the budget where it is not said."""
+
+    @model_validator(mode="after")
+    def _columns_are_sound(self) -> Self:
+        if (self.acceptance is None) == (self.prompts is None):
+            raise ValueError("needs either acceptance or prompts; give one of them")
+        for name in ("acceptance", "weight", "draft_seconds", "delay_seconds"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != self.count:
+                raise ValueError(
+                    f"{to_camel(name)} has {len(value)} values; count is {self.count}: give one a client, or one number"
+                )
+        if isinstance(self.acceptance, Range) and not (
+            0 < min(self.acceptance.from_, self.acceptance.to)
+            and max(self.acceptance.from_, self.acceptance.to) < 1
+        ):
+            raise ValueError("acceptance must lie between 0 and 1, both ends excluded")
+        for name in ("draft_seconds", "delay_seconds"):
+            value = getattr(self, name)
+            if isinstance(value, Range) and min(value.from_, value.to) < 0:
+                raise ValueError(f"{to_camel(name)} must not be negative")
+        if isinstance(self.weight, Range) and min(self.weight.from_, self.weight.to) <= 0:
+            raise ValueError("weight must be above 0")
+        return self
+
+
+class Churn(Part):
+    """Every client comes and goes."""
+
+    mean_stay_seconds: Annotated[float, Field(gt=0)]
+    mean_away_seconds: Annotated[float, Field(gt=0)]
+
+
+class Cells(Part):
+    """Several verifiers, and the slow loop that moves drafters between them."""
+
+    count: Annotated[int, Field(ge=2, le=10_000)]
+    attachment: Literal["blocks", "uneven"] = "blocks"
+    """Equal blocks of neighbouring clients, or cells of very different sizes."""
+    interval_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Between two decisions of the slow loop."""
+    hysteresis: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of a cell's drafters that one decision may move."""
+
+
+class Published(Part):
+    """What the paper's figures show: Σ log goodput per round."""
+
+    fixed: float
+    gradient: float
+    random: float | None = None
+
+
+class Case(Part):
+    """One setting of the scenario: a verifier (or several alike) and its clients."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
+    budget_tokens: Annotated[int, Field(ge=0, le=10_000_000)]
+    """C of each cell."""
+    clients: Annotated[list[Clients], Field(min_length=1)]
+    fixed_length: Annotated[int, Field(ge=0)] | None = None
+    """The length of Fixed-S where it is not C/N."""
+    spread: float | None = None
+    """Where this case stands on the axis of the gain plot."""
+    published: Published | None = None
+
+    @property
+    def size(self) -> int:
+        """How many clients there are."""
+        return sum(group.count for group in self.clients)
+
+
+class Acceptance(Part):
+    """Which estimate of α an allocator is given."""
+
+    estimator: Literal["published", "adaptive", "oracle"] = "published"
+    """The paper's fixed step, the adaptive one, or the truth."""
+    step: Step = 0.1
+    """η of the published estimator."""
+
+
+class Player(Part):
+    """One allocator with its estimators and its way to run rounds; a row of the table."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    allocator: Literal[
+        "gradient", "per-second", "sum-throughput", "fixed", "best-fixed", "random", "static-oracle"
+    ]
+    fairness: Annotated[float, Field(ge=0, le=100)] | None = None
+    """α of the utility that it maximises; the scenario's where it is not said."""
+    barrier: bool = True
+    """Every round waits for every draft, as in the paper; else it takes what has arrived."""
+    acceptance: Acceptance = Acceptance()
+    goodput_step: Step = 0.1
+    """β."""
+    goodput_decay: Annotated[float, Field(gt=0.5, le=1)] | None = None
+    """b: a client's t-th step is max(goodputStep, t^-b)."""
+    slow_loop: bool = False
+    """Move drafters between cells by price; needs the scenario's cells."""
+    hidden: bool = False
+    """Leave it out of the pictures."""
+
+
+class Verification(Part):
+    """T_V(tokens) of one forward pass, through measured points."""
+
+    tokens: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2)]
+    seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _is_a_curve(self) -> Self:
+        self.cost()
+        return self
+
+    def cost(self) -> VerificationCost:
+        """The same as the scheduler takes it."""
+        return VerificationCost(tuple(self.tokens), tuple(self.seconds))
+
+
+class Scenario(Part):
+    """A comparison of allocators on the same clients, with the same luck."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+    description: str = ""
+    rounds: Annotated[int, Field(ge=10, le=10_000_000)]
+    """Of every allocator in every case, unless `seconds` end it before."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Simulated time at which a run ends."""
+    warm_up_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Of the rounds that the figures leave out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    fairness: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """α of the utility that everyone is judged by; 1 is log, proportional fairness."""
+    judged: Literal["per-round", "per-second"] = "per-round"
+    """Whether utility, Jain index and minimum are of goodput per round or per second."""
+    baseline: str
+    """The name of the allocator that gains are relative to."""
+    verification: Verification
+    cases: Annotated[list[Case], Field(min_length=1)]
+    allocators: Annotated[list[Player], Field(min_length=1)]
+    churn: Churn | None = None
+    cells: Cells | None = None
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        for what, names in (
+            ("cases", [case.name for case in self.cases]),
+            ("allocators", [player.name for player in self.allocators]),
+        ):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{what} has two entries named {twice!r}; give each a name of its own")
+        names = [player.name for player in self.allocators]
+        if self.baseline not in names:
+            raise ValueError(
+                f"baseline {self.baseline!r} is no allocator here; it must be one of {', '.join(names)}"
+            )
+        if self.cells is None and any(player.slow_loop for player in self.allocators):
+            raise ValueError("slowLoop needs cells; add the section cells, or take slowLoop away")
+        if self.cells is not None and (self.churn or any(self.changing(case) for case in self.cases)):
+            raise ValueError("cells go with neither churn nor prompts; take one away")
+        if self.cells is not None and any(self.cells.count > case.size for case in self.cases):
+            raise ValueError("cells.count is more than there are clients; lower it")
+        return self
+
+    def changing(self, case: Case) -> bool:
+        """Whether the case's clients differ over time."""
+        return self.churn is not None or any(group.prompts is not None for group in case.clients)
