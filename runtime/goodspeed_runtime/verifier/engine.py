@@ -12,35 +12,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from goodspeed_runtime.decoding.packed import PackedModel, Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
+from goodspeed_runtime.verifier.agenda import NOTHING, Work, agenda
 from goodspeed_runtime.verifier.grants import Grants, Outcome
+from goodspeed_runtime.verifier.inbox import Inbox
 from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.pacing import seconds_to_wait
 from goodspeed_runtime.verifier.sequence import Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 from goodspeed_runtime.verifier.verdicts import Replies, commit_draft, commit_first
+from goodspeed_runtime.verifier.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
 FAILURES_TO_GIVE_UP = 3
-_NOTHING = DraftBlock.point_masses(())
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One segment of a round and whose it is; ``request`` is None for a prefill that goes on."""
-
-    sequence: Sequence
-    segment: Segment
-    request: Request | None
 
 
 class Engine:
@@ -56,10 +46,9 @@ class Engine:
         self._grants = Grants(settings)
         self._ledger = ledger
         self._clients: set[Client] = set()
-        self._waiting: deque[Sequence] = deque()
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._wake = threading.Condition()
-        self._stopping = False
+        self._waiting = WaitingRoom()
+        self._inbox = Inbox()
+        self._under_way: list[Work] = []
         self._failures = 0
         self._recent_round = 0.0
         self.failed = threading.Event()
@@ -72,38 +61,40 @@ class Engine:
 
     def stop(self, seconds: float) -> None:
         """Ends after the round under way, or after ``seconds``."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self._inbox.stop()
         self._thread.join(seconds)
+
+    @property
+    def backlog(self) -> int:
+        """Commands that wait for the round under way to end."""
+        return len(self._inbox)
 
     # Commands, from any thread; each is carried out before the next round.
 
     def attach(self, client: Client) -> None:
         """A drafter has been welcomed."""
-        self._post(lambda: self._attach(client))
+        self._inbox.post(client, lambda: self._attach(client))
 
     def detach(self, client: Client) -> None:
         """A drafter's stream is gone: its sequences' slots are free before the next round."""
-        self._post(lambda: self._detach(client))
+        self._inbox.post(client, lambda: self._detach(client))
 
     def open(self, sequence: Sequence) -> None:
         """A checked sequence is to be prefilled, or to wait for a slot."""
-        self._post(lambda: self._open(sequence))
+        self._inbox.post(sequence.client, lambda: self._open(sequence))
 
     def draft(self, client: Client, key: int, position: int, draft: DraftBlock) -> None:
         """A draft whose ids are inside the vocabulary has arrived."""
         arrived = time.monotonic()
-        self._post(lambda: self._draft(client, key, position, draft, arrived))
+        self._inbox.post(client, lambda: self._draft(client, key, position, draft, arrived))
 
     def close(self, client: Client, key: int) -> None:
         """A sequence is over, or its user has gone."""
-        self._post(lambda: self._close(client, key))
+        self._inbox.post(client, lambda: self._close(client, key))
 
-    def _post(self, command: Callable[[], None]) -> None:
-        with self._wake:
-            self._inbox.append(command)
-            self._wake.notify()
+    def refuse(self, client: Client, key: int, code: pb.ErrorCode, message: str) -> None:
+        """Something about a sequence cannot be: it ends, and its drafter is told once its slot is free."""
+        self._inbox.post(client, lambda: self._fail(client, key, code, message))
 
     def _attach(self, client: Client) -> None:
         self._clients.add(client)
@@ -127,16 +118,19 @@ class Engine:
             self._fail(
                 client, sequence.key, pb.DUPLICATE_SEQUENCE, f"sequence {sequence.key} is open already"
             )
-        elif len(self._waiting) >= self._settings.max_waiting:
+        elif (
+            self._model.cache.free_slots == 0 and self._waiting.waiting(client) >= self._settings.max_waiting
+        ):
             self._fail(
                 client,
                 sequence.key,
                 pb.OVERLOADED,
-                f"{self._settings.max_waiting} sequences wait for a slot already; try again later",
+                f"{self._settings.max_waiting} of this drafter's sequences wait for a slot; try again later",
             )
         else:
             client.sequences[sequence.key] = sequence
-            self._waiting.append(sequence)
+            self._waiting.add(sequence)
+            self._admit()
 
     def _draft(self, client: Client, key: int, position: int, draft: DraftBlock, arrived: float) -> None:
         sequence = client.sequences.get(key)
@@ -180,60 +174,74 @@ class Engine:
 
     def _forget(self, sequence: Sequence) -> None:
         sequence.client.sequences.pop(sequence.key, None)
+        self._waiting.remove(sequence)
         if sequence.slot >= 0:
             self._model.release(sequence.slot)
             sequence.slot = -1
-        else:
-            self._waiting.remove(sequence)
 
     # Rounds, in the compute thread only.
 
     def _run(self) -> None:
-        while self._gather():
-            try:
-                self._round()
-                self._failures = 0
-            except Exception:
-                logger.exception("a round failed")
-                self._failures += 1
-                self._drop_ready()
+        try:
+            while self._gather():
+                self._attempt()
                 if self._failures >= FAILURES_TO_GIVE_UP:
                     self.failed.set()
                     return
+        except Exception:
+            logger.exception("the rounds have ended")
+            self.failed.set()
+
+    def _attempt(self) -> None:
+        """A round; one that fails ends the sequences in it, since nobody knows how far they got."""
+        self._under_way = []
+        try:
+            self._round()
+            self._failures = 0
+        except Exception:
+            logger.exception("a round failed")
+            self._failures += 1
+            for item in self._under_way:
+                sequence = item.sequence
+                if sequence.slot >= 0:
+                    self._model.cache.scrub(sequence.slot)
+                    self._fail(
+                        sequence.client,
+                        sequence.key,
+                        pb.INTERNAL,
+                        "the verifier's pass failed; open it again",
+                    )
 
     def _gather(self) -> bool:
         """Waits until a round is worth starting; False to stop."""
         first: float | None = None
-        while True:
-            with self._wake:
-                while self._inbox:
-                    self._inbox.popleft()()
-                if self._stopping:
-                    return False
-                self._admit()
-                ready, expected = self._census()
-                if ready:
-                    first = first or time.monotonic()
-                    wait = seconds_to_wait(
-                        ready=ready,
-                        expected=expected,
-                        since_first=time.monotonic() - first,
-                        recent_round=self._recent_round,
-                        gather_fraction=self._settings.gather_fraction,
-                    )
-                    if wait <= 0:
-                        self._ledger.phase("gather", time.monotonic() - first)
-                        return True
-                    self._wake.wait(wait)
-                else:
-                    self._wake.wait()
+        while self._inbox.carry_out():
+            self._admit()
+            ready, expected = self._census()
+            if not ready:
+                self._inbox.wait(None)
+                continue
+            first = first or time.monotonic()
+            wait = seconds_to_wait(
+                ready=ready,
+                expected=expected,
+                since_first=time.monotonic() - first,
+                recent_round=self._recent_round,
+                gather_fraction=self._settings.gather_fraction,
+            )
+            if wait <= 0:
+                self._ledger.phase("gather", time.monotonic() - first)
+                return True
+            self._inbox.wait(wait)
+        return False
 
     def _admit(self) -> None:
-        while self._waiting:
+        while (sequence := self._waiting.next()) is not None:
             slot = self._model.acquire()
             if slot is None:
                 return
-            self._waiting.popleft().slot = slot
+            self._waiting.remove(sequence)
+            sequence.slot = slot
 
     def _live(self) -> list[Sequence]:
         return [s for client in self._clients for s in client.sequences.values() if s.slot >= 0]
@@ -243,30 +251,9 @@ class Engine:
         ready = sum(1 for s in live if s.draft is not None or not s.opened)
         return ready, len(live) - ready
 
-    def _work(self) -> list[_Work]:
-        """The round's segments: every draft, and prompts up to the chunk, oldest first."""
-        live = sorted(self._live(), key=lambda sequence: sequence.arrived)
-        work = []
-        room = self._settings.prefill_chunk_tokens
-        for sequence in live:
-            at = len(sequence.tokens)
-            if sequence.draft is not None:
-                tokens = [sequence.tokens[-1], *sequence.draft.tokens.tolist()]
-                request = Request(at, sequence.draft, sequence.sampling)
-                work.append(_Work(sequence, Segment(sequence.slot, at - 1, tokens, len(tokens)), request))
-            elif not sequence.opened and room > 0:
-                chunk = sequence.tokens[sequence.filled : sequence.filled + room]
-                room -= len(chunk)
-                last = sequence.filled + len(chunk) == at
-                segment = Segment(sequence.slot, sequence.filled, chunk, int(last))
-                work.append(
-                    _Work(sequence, segment, Request(at, _NOTHING, sequence.sampling) if last else None)
-                )
-        return work
-
     def _round(self) -> None:
         started = time.monotonic()
-        work = self._work()
+        work = self._under_way = agenda(self._live(), self._settings.prefill_chunk_tokens)
         logits = self._model.forward([item.segment for item in work])
         judged = [item for item in work if item.request is not None]
         verdicts = verify(logits, [item.request for item in judged if item.request is not None])
@@ -291,7 +278,7 @@ class Engine:
             grants=self._grants,
         )
 
-    def _commit(self, judged: list[_Work], verdicts: Verdicts, replies: Replies) -> list[Outcome]:
+    def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies) -> list[Outcome]:
         outcomes = []
         context = self._settings.max_context_tokens
         for index, item in enumerate(judged):
@@ -334,14 +321,6 @@ class Engine:
                 replies.grant(sequence)
                 self._ledger.granted(sequence)
 
-    def _drop_ready(self) -> None:
-        for sequence in self._live():
-            if sequence.draft is not None or not sequence.opened:
-                self._model.cache.scrub(sequence.slot)
-                self._fail(
-                    sequence.client, sequence.key, pb.INTERNAL, "the verifier's pass failed; open it again"
-                )
-
 
 def warm_up(model: PackedModel) -> None:
     """One pass of each kind before anyone waits for it."""
@@ -351,7 +330,7 @@ def warm_up(model: PackedModel) -> None:
     try:
         for tokens in ([0] * 8, [0]):
             logits = model.forward([Segment(slot, 0, tokens, 1)])
-            verify(logits, [Request(len(tokens), _NOTHING, Sampling(temperature=1.0))])
+            verify(logits, [Request(len(tokens), NOTHING, Sampling(temperature=1.0))])
     finally:
         model.lengths[slot] = 0
         model.release(slot)

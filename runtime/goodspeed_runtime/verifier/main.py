@@ -19,7 +19,7 @@ from goodspeed_runtime.verifier.settings import AllocatorName, VerifierSettings
 
 if TYPE_CHECKING:
     from goodspeed_runtime.decoding.packed import PackedModel
-    from goodspeed_runtime.verifier.session import Target
+    from goodspeed_runtime.verifier.messages import Target
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ def _load(
     from goodspeed_runtime.models.loading import load_model
     from goodspeed_runtime.models.tokenizer import load_tokenizer
     from goodspeed_runtime.verifier.engine import warm_up
-    from goodspeed_runtime.verifier.session import Target
+    from goodspeed_runtime.verifier.messages import Target
 
     if threads:
         torch.set_num_threads(threads)
@@ -254,7 +254,9 @@ def _load(
     model = PackedModel(loaded, slots=settings.max_sequences, max_context=settings.max_context_tokens)
     warm_up(model)
     logger.info("loaded %s as %s on %s, fingerprint %s", uri, loaded.dtype, loaded.device, loaded.fingerprint)
-    target = Target(loaded.fingerprint, tokenizer.fingerprint, tokenizer.vocabulary_size)
+    target = Target(
+        loaded.fingerprint, tokenizer.fingerprint, tokenizer.vocabulary_size, model.vocabulary_size
+    )
     return model, target
 
 

@@ -23,6 +23,7 @@ class Client:
         max_draft_tokens: its longest draft.
         deliver: hands it a frame; callable from any thread, never blocks.
         row: in the estimators.
+        pending: its commands that the compute thread has not come to; the inbox's to count.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Client:
     max_draft_tokens: int
     deliver: Deliver
     row: int = -1
+    pending: int = 0
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
 

@@ -15,7 +15,8 @@ from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.generated import speculation_pb2_grpc as pb_grpc
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
-from goodspeed_runtime.verifier.session import Session, Target
+from goodspeed_runtime.verifier.messages import Target
+from goodspeed_runtime.verifier.session import Session
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
 logger = logging.getLogger(__name__)
