@@ -1,0 +1,152 @@
+"""The rounds' thread when a pass or the bookkeeping after it fails."""
+
+import threading
+
+import pytest
+
+from goodspeed_runtime.decoding.packed import PackedModel
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.metrics import VerifierMetrics
+from goodspeed_runtime.models.loading import load_model
+from goodspeed_runtime.models.uri import ModelURI
+from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
+from goodspeed_runtime.protocol.wire import DraftBlock
+from goodspeed_runtime.verifier.engine import Engine
+from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.sequence import Client, Sequence
+from goodspeed_runtime.verifier.settings import VerifierSettings
+from tiny_model import make
+
+PROMPT = [104, 101, 108]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = make(tmp_path_factory.mktemp("model") / "target", layers=1, positions=64)
+    loaded = load_model(ModelURI.parse(f"file://{folder}"), dtype="float32")
+    return PackedModel(loaded, slots=4, max_context=64)
+
+
+class Mailbox:
+    """Frames that the engine delivered, awaited."""
+
+    def __init__(self):
+        self._frames, self._changed = [], threading.Condition()
+
+    def __call__(self, frame):
+        with self._changed:
+            self._frames.append(frame)
+            self._changed.notify_all()
+
+    def take(self):
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._frames, 30), "nothing was delivered"
+            return self._frames.pop(0)
+
+
+class Bench:
+    """An engine of its own with one client."""
+
+    def __init__(self, model, monkeypatch):
+        self.model, self.monkeypatch = model, monkeypatch
+        settings = VerifierSettings(name="bench", max_context_tokens=64, max_sequences=4)
+        self.ledger = Ledger(VerifierMetrics(), settings)
+        self.engine = Engine(model, settings, self.ledger)
+        self.mail = Mailbox()
+        self.client = Client("client", "pool", 1.0, 4, self.mail)
+        self.engine.start()
+        self.engine.attach(self.client)
+
+    def open(self, key):
+        self.engine.open(Sequence(self.client, key, list(PROMPT), 3, 30, Sampling(0.0), frozenset(), 0.0))
+
+    def draft(self, key, position, tokens=()):
+        self.engine.draft(self.client, key, position, DraftBlock.point_masses(tokens))
+
+    def breaks(self, owner, name, times=1):
+        """Makes a method fail for so many calls."""
+        real, left = getattr(owner, name), [times]
+
+        def broken(*positional, **named):
+            if left[0]:
+                left[0] -= 1
+                raise RuntimeError("broken on purpose")
+            return real(*positional, **named)
+
+        self.monkeypatch.setattr(owner, name, broken)
+
+
+@pytest.fixture
+def bench(model, monkeypatch):
+    bench = Bench(model, monkeypatch)
+    yield bench
+    bench.engine.detach(bench.client)
+    bench.engine.stop(30)
+    if model.cache.free_slots < 4:
+        for slot, used in enumerate(model.cache._used):
+            if used:
+                model.release(slot)
+
+
+@pytest.mark.parametrize("part", ["forward", "grants", "ledger"])
+def test_a_round_that_fails_anywhere_ends_its_sequences_with_an_error_and_the_next_goes_on(bench, part):
+    bench.open(1)
+    opened = bench.mail.take().opened[0]
+    owner, name = {
+        "forward": (bench.model, "forward"),
+        "grants": (bench.engine._grants, "learn"),
+        "ledger": (bench.ledger, "scheduled"),
+    }[part]
+    bench.breaks(owner, name)
+    bench.draft(1, opened.position + 1)
+    error = bench.mail.take().errors[0]
+    assert (error.sequence, error.code) == (1, pb.INTERNAL)
+    assert bench.model.cache.free_slots == 4
+    bench.open(1)
+    assert bench.mail.take().opened[0].token == opened.token
+    assert not bench.engine.failed.is_set()
+
+
+def test_a_failed_round_spares_sequences_that_were_not_in_it(bench):
+    bench.open(1)
+    bench.mail.take()
+    bench.breaks(bench.model, "forward")
+    bench.open(2)
+    error = bench.mail.take().errors[0]
+    assert error.sequence == 2
+    bench.draft(1, 4)
+    assert bench.mail.take().verdicts[0].sequence == 1
+
+
+def test_passes_that_keep_failing_end_the_engine_so_that_the_process_is_restarted(bench):
+    bench.breaks(bench.model, "forward", times=9)
+    for _ in range(3):
+        assert not bench.engine.failed.is_set()
+        bench.open(1)
+        bench.mail.take()
+    assert bench.engine.failed.wait(30)
+
+
+def test_a_fault_between_rounds_is_not_silent_either(bench):
+    bench.breaks(bench.engine._waiting, "add")
+    bench.open(1)
+    assert bench.engine.failed.wait(30)
+
+
+def test_logits_that_are_not_finite_end_their_own_sequence_and_leave_a_clean_slot(bench):
+    bench.open(1)
+    bench.open(2)
+    first = [bench.mail.take() for _ in range(1)][0]
+    opened = {o.sequence: o for o in first.opened}
+    while len(opened) < 2:
+        opened |= {o.sequence: o for o in bench.mail.take().opened}
+    slot = bench.client.sequences[1].slot
+    for values in bench.model.cache.values:
+        values[slot] = float("nan")
+    bench.draft(1, 4)
+    error = bench.mail.take().errors[0]
+    assert (error.sequence, error.code) == (1, pb.INTERNAL)
+    bench.draft(2, 4)
+    assert bench.mail.take().verdicts[0].has_next_token
+    bench.open(3)
+    assert bench.mail.take().opened[0].token == opened[1].token
