@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# Read when torch is first imported: threads that spin come to a crawl on cores that others use too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ("processes" in item.keywords, "slow" in item.keywords))

@@ -150,7 +150,8 @@ async def _check(
         "--model", spec.target.model, "--dtype", spec.target.dtype, "--device", spec.verifier.device,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"GOODSPEED_CACHE": str(cache or default_cache())},
+        # Threads that spin between passes come to a crawl as soon as anything else wants the cores.
+        env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"GOODSPEED_CACHE": str(cache or default_cache())},
         preexec_fn=die_with_parent(),
     )  # fmt: skip
     lines = [
