@@ -14,6 +14,8 @@ from goodspeed_operator.resources.fleet import RUNTIME_IMAGE
 from goodspeed_runtime import logs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from goodspeed_operator.cluster.client import KubernetesAPI
     from goodspeed_operator.handlers.controller import Controller
 
@@ -79,6 +81,8 @@ def run(
         goodspeed-operator --lease-namespace default --address 127.0.0.1
     """
     logs.configure(log_format, log_level)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line an event otherwise
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     names = tuple(part.strip() for part in namespaces.split(",") if part.strip())
     lease = (lease_name, lease_namespace, identity or socket.gethostname())
     raise typer.Exit(
@@ -99,7 +103,7 @@ async def _run(
 
     from goodspeed_operator.cluster.client import APIError, KubernetesAPI
     from goodspeed_operator.cluster.lease import LeaseLostError, lead
-    from goodspeed_operator.handlers.controller import Controller
+    from goodspeed_operator.handlers.controller import Controller, StartOverError
     from goodspeed_operator.handlers.health import Health, application
     from goodspeed_operator.handlers.metrics import OperatorMetrics
 
@@ -117,13 +121,25 @@ async def _run(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    controller = Controller(
-        api, namespaces=namespaces, image=image, workers=workers, metrics=metrics, health=health
-    )
+
+    def controller(pod_monitors: bool) -> Controller:
+        return Controller(
+            api,
+            namespaces=namespaces,
+            image=image,
+            workers=workers,
+            pod_monitors=pod_monitors,
+            metrics=metrics,
+            health=health,
+        )
 
     async def work() -> None:
         metrics.leading.set(1)
-        await _act(controller, api, namespaces)
+        while True:
+            try:
+                await _act(controller, api, namespaces)
+            except* StartOverError:
+                logger.info("starting over: an optional API has come or gone")
 
     name, namespace, identity = lease
     logger.info("waiting for lease %s/%s as %s", namespace, name, identity)
@@ -145,14 +161,15 @@ async def _run(
     return code
 
 
-async def _act(controller: Controller, api: KubernetesAPI, namespaces: tuple[str, ...]) -> None:
+async def _act(make: Callable[[bool], Controller], api: KubernetesAPI, namespaces: tuple[str, ...]) -> None:
     """Watches and reconciles until cancelled, or until either fails."""
     import kopf
 
-    from goodspeed_operator.cluster.kinds import CHILDREN
+    from goodspeed_operator.handlers.controller import has_pod_monitors
     from goodspeed_operator.handlers.watch import registry, settings
 
-    pod_monitors = any([await api.serves(kind) for kind in CHILDREN if kind.optional])
+    pod_monitors = await has_pod_monitors(api)
+    controller = make(pod_monitors)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(controller.run(), name="controller")
         tasks.create_task(

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     SPEC_INVALID = "SpecInvalid"
     APPLY_REFUSED = "ApplyRefused"
     NAME_TAKEN = "NameTaken"
+    POD_REFUSED = "PodRefused"
+    VOLUME_UNAVAILABLE = "VolumeUnavailable"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     MODEL_NOT_FOUND = "ModelNotFound"

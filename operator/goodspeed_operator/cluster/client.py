@@ -20,14 +20,15 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
 from goodspeed_operator.cluster.kinds import CLUSTER, Kind, Manifest, kind_of
+from goodspeed_operator.cluster.ownership import taken_over
 
 FIELD_MANAGER = "goodspeed-operator"
 HANDOVER_MANAGER = "goodspeed-handover"
+FIELD_MANAGERS = frozenset({FIELD_MANAGER, HANDOVER_MANAGER})
 REQUEST_SECONDS = 15.0
 PAGE = 500
 
 _APPLY = "application/apply-patch+yaml"
-_MERGE = "application/merge-patch+json"
 
 
 class APIError(Exception):
@@ -113,7 +114,7 @@ class KubernetesAPI:
         method: str,
         path: str,
         *,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | list[Any] | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
@@ -193,6 +194,30 @@ class KubernetesAPI:
             content_type=_APPLY,
         )
 
+    async def take_over(self, kind: Kind, namespace: str, name: str, *, replicas: bool) -> None:
+        """Makes fields that others own ours, so that the next apply removes what it does not name.
+
+        One that changed meanwhile, or is gone, is fine: the watch brings it back.
+        """
+        found = await self.get(kind, namespace, name)
+        if found is None:
+            return
+        metadata = found["metadata"]
+        fields = taken_over(
+            metadata.get("managedFields") or (), FIELD_MANAGER, FIELD_MANAGERS, replicas=replicas
+        )
+        patch = [
+            {"op": "replace", "path": "/metadata/managedFields", "value": fields},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        ]
+        try:
+            await self.request(
+                "PATCH", kind.path(namespace, name), body=patch, content_type="application/json-patch+json"
+            )
+        except APIError as error:
+            if error.status not in {404, 409}:
+                raise
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """The object, or None when it is not there."""
         try:
@@ -232,8 +257,8 @@ class KubernetesAPI:
             if error.status not in {404, 409}:
                 raise
 
-    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
-        """Applies the cluster's status; one deleted meanwhile is fine."""
+    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Manifest | None:
+        """Applies the cluster's status; returns the cluster, None when it was deleted meanwhile."""
         body = {
             "apiVersion": CLUSTER.api_version,
             "kind": CLUSTER.kind,
@@ -241,7 +266,7 @@ class KubernetesAPI:
             "status": dict(status),
         }
         try:
-            await self.request(
+            return await self.request(
                 "PATCH",
                 CLUSTER.path(namespace, name) + "/status",
                 body=body,
@@ -251,6 +276,7 @@ class KubernetesAPI:
         except APIError as error:
             if error.status != 404:
                 raise
+            return None
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server knows the kind."""

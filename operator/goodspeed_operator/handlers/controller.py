@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 
@@ -31,6 +30,15 @@ SCRAPES_AT_ONCE = 16
 _HEARTBEAT = Key("", "")
 
 
+class StartOverError(Exception):
+    """What the API server knows has changed: watches and handlers must be made anew."""
+
+
+async def has_pod_monitors(api: KubernetesAPI) -> bool:
+    """Whether the API server knows PodMonitors."""
+    return any([await api.serves(kind) for kind in CHILDREN if kind.optional])
+
+
 class Controller:
     """The operator while it leads."""
 
@@ -41,6 +49,7 @@ class Controller:
         namespaces: tuple[str, ...],
         image: str,
         workers: int,
+        pod_monitors: bool,
         metrics: OperatorMetrics,
         health: Health,
     ) -> None:
@@ -48,6 +57,7 @@ class Controller:
         self._namespaces = namespaces or ("",)
         self._image = image
         self._workers = workers
+        self._pod_monitors = pod_monitors
         self._metrics = metrics
         self._health = health
         self._observed = Observed()
@@ -59,7 +69,7 @@ class Controller:
         """A watch shows a cluster."""
         key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
         if deleted:
-            self._observed.forget_cluster(key)
+            self._observed.forget_cluster(key, body)
             self._readings.pop(key, None)
         else:
             self._observed.see_cluster(body)
@@ -76,14 +86,15 @@ class Controller:
 
         Raises:
             APIError: the first full listing failed; without it nothing is known well enough to act.
+            StartOverError: an optional API has come or gone.
         """
-        pod_monitors = any([await self._api.serves(kind) for kind in CHILDREN if kind.optional])
         reconciler = Reconciler(
-            self._api, self._observed, self._readings, image=self._image, pod_monitors=pod_monitors
+            self._api, self._observed, self._readings, image=self._image, pod_monitors=self._pod_monitors
         )
         await self._resync()
         self._health.started_leading()
-        async with asyncio.TaskGroup() as tasks, httpx.AsyncClient() as http:
+        # In this order: whoever scrapes must be gone before the client closes.
+        async with httpx.AsyncClient(trust_env=False) as http, asyncio.TaskGroup() as tasks:
             for number in range(self._workers):
                 tasks.create_task(self._work(reconciler), name=f"worker {number}")
             tasks.create_task(self._resyncs(), name="resync")
@@ -141,6 +152,8 @@ class Controller:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
             try:
+                if await has_pod_monitors(self._api) != self._pod_monitors:
+                    raise StartOverError("the API of PodMonitors has come or gone")
                 await self._resync()
             except APIError as error:
                 logger.warning("full listing failed: %s", error)
@@ -168,8 +181,7 @@ class Controller:
         limit = asyncio.Semaphore(SCRAPES_AT_ONCE)
         while True:
             started = time.monotonic()
-            with contextlib.suppress(httpx.HTTPError):
-                await asyncio.gather(*(self._scrape(http, limit, key) for key in self._observed.clusters()))
+            await asyncio.gather(*(self._scrape(http, limit, key) for key in self._observed.clusters()))
             await asyncio.sleep(max(1.0, SCRAPE_SECONDS - (time.monotonic() - started)))
 
     async def _scrape(self, http: httpx.AsyncClient, limit: asyncio.Semaphore, key: Key) -> None:

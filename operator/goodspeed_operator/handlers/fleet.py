@@ -11,7 +11,7 @@ from goodspeed_operator.api.status import Reason
 from goodspeed_operator.cluster.kinds import POD
 from goodspeed_operator.handlers.observed import Child, Observation
 from goodspeed_operator.resources.assignments import Cells
-from goodspeed_operator.resources.diagnosis import Trouble, diagnose
+from goodspeed_operator.resources.diagnosis import Trouble, diagnose, diagnose_deployment
 from goodspeed_operator.resources.naming import (
     COMPONENT_LABEL,
     DRAFTER,
@@ -27,6 +27,9 @@ from goodspeed_operator.resources.verifiers import cells_from
 UNSCHEDULABLE_SECONDS = 20.0
 """A scheduler that has just lost a pod needs a moment to find the room it left."""
 
+SILENT_POD_SECONDS = 20.0
+SILENT_SET_SECONDS = 5.0
+
 Children = Mapping[Child, Observation]
 
 
@@ -40,19 +43,21 @@ class PodView:
     ready: bool
     address: str
     trouble: Trouble | None
+    uid: str
+    stuck: bool
     unschedulable_since: float | None
 
 
-def pods_of(children: Children) -> list[PodView]:
-    """The cluster's pods, those being deleted left out."""
+def pods_of(children: Children, now: float) -> list[PodView]:
+    """The cluster's pods at Unix time ``now``, those being deleted left out."""
     return [
-        _pod(child.name, seen)
+        _pod(child.name, seen, now)
         for child, seen in children.items()
         if child.kind is POD and "deletionTimestamp" not in seen.metadata
     ]
 
 
-def _pod(name: str, seen: Observation) -> PodView:
+def _pod(name: str, seen: Observation, now: float) -> PodView:
     labels = seen.metadata.get("labels", {})
     conditions = {found.get("type"): found for found in seen.status.get("conditions") or ()}
     ready = conditions.get("Ready", {}).get("status") == "True"
@@ -67,8 +72,18 @@ def _pod(name: str, seen: Observation) -> PodView:
         ready=ready,
         address=seen.status.get("podIP", ""),
         trouble=trouble,
+        uid=seen.metadata.get("uid", ""),
+        stuck=trouble is None
+        and _silent(seen.status, now - _seconds(seen.metadata.get("creationTimestamp"))),
         unschedulable_since=since,
     )
+
+
+def _silent(status: Mapping[str, Any], age: float) -> bool:
+    """Whether a pod has a node, yet nothing of it has run for long: its volumes, say, are not there."""
+    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    begun = any({"running", "terminated"} & (found.get("state") or {}).keys() for found in containers)
+    return status.get("phase") == "Pending" and not begun and age >= SILENT_POD_SECONDS
 
 
 def _seconds(time: str | None) -> float:
@@ -141,10 +156,38 @@ def cells_of(pods: list[PodView]) -> list[Cell]:
     return [Cell(pod.name, pod.revision, pod.ready) for pod in pods if pod.component == VERIFIER]
 
 
-def troubles_of(pods: list[PodView], component: str) -> list[Trouble]:
-    """What is wrong with a role's pods."""
-    found = [pod.trouble for pod in pods if pod.component == component and pod.trouble is not None]
-    return sorted(found, key=lambda trouble: trouble.pod)
+def troubles_of(children: Children, pods: list[PodView], component: str) -> list[Trouble]:
+    """What is wrong with a role's pods and Deployments."""
+    found = [pod.trouble for pod in pods if pod.component == component]
+    found += [
+        diagnose_deployment(child.name, seen.status)
+        for child, seen in children.items()
+        if child.kind.kind == "Deployment"
+        and seen.metadata.get("labels", {}).get(COMPONENT_LABEL) == component
+    ]
+    return sorted((trouble for trouble in found if trouble), key=lambda trouble: trouble.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Something that does not come forward, and whose status does not say why; events may."""
+
+    kind: str
+    name: str
+    uid: str
+    component: str
+
+
+def silent(children: Children, pods: list[PodView], now: float) -> list[Silent]:
+    """The StatefulSets that lack pods, and the pods that nothing of has run."""
+    found = [Silent("pod", pod.name, pod.uid, pod.component) for pod in pods if pod.stuck]
+    for child, seen in children.items():
+        if child.kind.kind != "StatefulSet" or "deletionTimestamp" in seen.metadata:
+            continue
+        age = now - _seconds(seen.metadata.get("creationTimestamp"))
+        if seen.status.get("replicas", 0) < seen.spec.get("replicas", 1) and age >= SILENT_SET_SECONDS:
+            found.append(Silent("StatefulSet", child.name, seen.metadata.get("uid", ""), VERIFIER))
+    return found
 
 
 __all__ = [
@@ -156,6 +199,7 @@ __all__ = [
     "pods_of",
     "pools_of",
     "rollouts",
+    "silent",
     "troubles_of",
     "verifier_sets",
 ]

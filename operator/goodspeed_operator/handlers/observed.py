@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from goodspeed_operator.cluster.client import FIELD_MANAGER
+from goodspeed_operator.cluster.client import FIELD_MANAGER, FIELD_MANAGERS
 from goodspeed_operator.cluster.kinds import Kind, Manifest
+from goodspeed_operator.cluster.ownership import intruders
 from goodspeed_operator.resources.naming import CLUSTER_LABEL
+
+REMEMBERED_DELETIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class Observation:
         spec: the few fields of the spec that status is computed from.
         status: whole.
         owns_replicas: our field manager owns ``spec.replicas``.
+        intruded: others own fields that decide what runs, ``spec.replicas`` aside.
+        intruded_replicas: others own some of them, or ``spec.replicas``.
+        version: of the resource; an older observation never replaces a newer one.
     """
 
     digest: str
@@ -62,6 +68,9 @@ class Observation:
     spec: dict[str, Any]
     status: dict[str, Any]
     owns_replicas: bool = False
+    intruded: bool = False
+    intruded_replicas: bool = False
+    version: int = field(default=0, compare=False)
 
 
 _KEPT_METADATA = (
@@ -89,6 +98,12 @@ def digest_of(body: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+def version_of(metadata: Mapping[str, Any]) -> int:
+    """The resource version as a number, which Kubernetes lets compare; 0 when it is none."""
+    text = str(metadata.get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else 0
+
+
 def observe(body: Mapping[str, Any]) -> Observation:
     """Keeps what is needed of an object."""
     metadata = body.get("metadata", {})
@@ -103,6 +118,9 @@ def observe(body: Mapping[str, Any]) -> Observation:
             for entry in metadata.get("managedFields") or ()
             if entry.get("manager") == FIELD_MANAGER and not entry.get("subresource")
         ),
+        intruded=intruders(metadata.get("managedFields") or (), FIELD_MANAGERS, replicas=False),
+        intruded_replicas=intruders(metadata.get("managedFields") or (), FIELD_MANAGERS, replicas=True),
+        version=version_of(metadata),
     )
 
 
@@ -112,15 +130,26 @@ class Observed:
     def __init__(self) -> None:
         self._clusters: dict[Key, Manifest] = {}
         self._children: defaultdict[Key, dict[Child, Observation]] = defaultdict(dict)
+        self._gone: OrderedDict[str, int] = OrderedDict()
 
     def see_cluster(self, body: Manifest) -> Key:
-        """Remembers a cluster as it is now."""
-        key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
-        self._clusters[key] = body
+        """Remembers a cluster, unless a newer state of it is known."""
+        metadata = body["metadata"]
+        key = Key(metadata["namespace"], metadata["name"])
+        known, version = self._clusters.get(key), version_of(metadata)
+        newest = known is None or version_of(known["metadata"]) <= version
+        if newest and not self._buried(metadata.get("uid", ""), version):
+            kept = {name: value for name, value in metadata.items() if name != "managedFields"}
+            self._clusters[key] = {**body, "metadata": kept}
         return key
 
-    def forget_cluster(self, key: Key) -> None:
-        """The cluster is gone; its children go by garbage collection."""
+    def forget_cluster(self, key: Key, body: Manifest | None = None) -> None:
+        """The cluster is gone, last seen as ``body``; its children go by garbage collection."""
+        known = self._clusters.get(key)
+        if body is not None:
+            self._bury(body["metadata"])
+            if known is not None and known["metadata"].get("uid") != body["metadata"].get("uid"):
+                return
         self._clusters.pop(key, None)
 
     def cluster(self, key: Key) -> Manifest | None:
@@ -132,23 +161,45 @@ class Observed:
         return iter(list(self._clusters))
 
     def see_child(self, kind: Kind, body: Manifest, *, deleted: bool) -> Key | None:
-        """Remembers or forgets a child; returns its cluster's key when something changed."""
+        """Remembers or forgets a child; returns its cluster's key when something changed.
+
+        What arrives late changes nothing: the answer to a call may come after the
+        watch has shown what somebody did to the object since, its deletion included.
+        """
         name = body.get("metadata", {}).get("labels", {}).get(CLUSTER_LABEL)
         if not name:
             return None
         key = Key(body["metadata"]["namespace"], name)
         child = Child.of(kind, body)
-        children = self._children[key]
+        uid = body["metadata"].get("uid", "")
         if deleted:
-            changed = children.pop(child, None) is not None
-            if not children:
-                del self._children[key]
-            return key if changed else None
-        seen = observe(body)
-        if children.get(child) == seen:
+            self._bury(body["metadata"])
+            known = self._children.get(key, {}).get(child)
+            if known is None or known.metadata.get("uid", "") != uid:
+                return None
+            self._forget(key, child)
+            return key
+        seen, known = observe(body), self._children.get(key, {}).get(child)
+        if self._buried(uid, seen.version):
             return None
-        children[child] = seen
-        return key
+        if known is not None and known.version > seen.version > 0:
+            return None
+        self._children[key][child] = seen
+        return None if known == seen else key
+
+    def _bury(self, metadata: Mapping[str, Any]) -> None:
+        """Remembers a deletion; one that lost its labels looks deleted too, and may come back newer."""
+        self._gone[metadata.get("uid", "")] = version_of(metadata)
+        while len(self._gone) > REMEMBERED_DELETIONS:
+            self._gone.popitem(last=False)
+
+    def _buried(self, uid: str, version: int) -> bool:
+        return bool(uid) and version <= self._gone.get(uid, -1)
+
+    def _forget(self, key: Key, child: Child) -> None:
+        del self._children[key][child]
+        if not self._children[key]:
+            del self._children[key]
 
     def keep_only(
         self, found: set[tuple[Kind, str, str]], kinds: Collection[Kind], namespace: str

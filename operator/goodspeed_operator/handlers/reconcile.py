@@ -15,7 +15,7 @@ from typing import Any
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.loading import ClusterError, parse_cluster
-from goodspeed_operator.api.status import ConditionType
+from goodspeed_operator.api.status import ConditionType, Reason
 from goodspeed_operator.cluster.client import HANDOVER_MANAGER, APIError, KubernetesAPI
 from goodspeed_operator.cluster.kinds import CHILDREN, Manifest, kind_of
 from goodspeed_operator.handlers.fleet import (
@@ -27,11 +27,14 @@ from goodspeed_operator.handlers.fleet import (
     pods_of,
     pools_of,
     rollouts,
+    silent,
     troubles_of,
     verifier_sets,
 )
 from goodspeed_operator.handlers.observed import AppliedDigests, Child, Key, Observation, Observed
+from goodspeed_operator.handlers.words import WarningEvents
 from goodspeed_operator.resources.assignments import Assignments, Cells, current_cells, revision_of
+from goodspeed_operator.resources.diagnosis import Trouble, diagnose_event, short
 from goodspeed_operator.resources.figures import FleetFigures, Reading, figures_of
 from goodspeed_operator.resources.fleet import desired
 from goodspeed_operator.resources.rollout import RolloutPlan, Step, plan_rollout
@@ -39,8 +42,12 @@ from goodspeed_operator.resources.status import Fleet, invalid, status_of
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = 10.0
+ROLLOUT_SECONDS = 10.0
 """While a target changes: nothing tells when a pod has waited long enough for room."""
+UNREADY_SECONDS = 10.0
+"""While something is missing: nothing tells when it has been silent for too long."""
+REFUSED_SECONDS = 60.0
+"""Until what the API server refused is tried again."""
 
 
 class Reconciler:
@@ -73,6 +80,7 @@ class Reconciler:
         self._pod_monitors = pod_monitors
         self._clock = clock
         self._applied = AppliedDigests()
+        self._warnings = WarningEvents(api)
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconciles one cluster; returns the seconds until it wants to be looked at again, if any.
@@ -92,15 +100,29 @@ class Reconciler:
             status = invalid(body.get("status") or {}, body["metadata"].get("generation", 0), str(error), now)
             await self._write_status(key, body, status)
             return None
-        pods = pods_of(self._observed.children(key))
+        pods = pods_of(self._observed.children(key), self._clock())
         plan = self._plan(key, cluster, pods)
         refusals = await self._apply(key, cluster, plan)
         await self._prune(key, cluster, plan)
         # Our own calls have changed what is there; the watches will say so and bring us back.
-        fleet = self._fleet(key, pods, refusals)
+        fleet = self._fleet(key, pods, refusals, await self._events(key, pods))
         status = status_of(cluster, fleet, plan, now).plain()
         await self._write_status(key, body, status)
-        return None if plan.step is Step.STEADY else LOOK_AGAIN_SECONDS
+        if plan.step is not Step.STEADY:
+            return ROLLOUT_SECONDS
+        if refusals:
+            return REFUSED_SECONDS
+        ready = any(found["type"] == "Ready" and found["status"] == "True" for found in status["conditions"])
+        return None if ready or not cluster.spec.verifier.replicas else UNREADY_SECONDS
+
+    async def _events(self, key: Key, pods: list[PodView]) -> list[tuple[str, Trouble]]:
+        """What events say about objects that do not come forward, by role."""
+        found = []
+        for each in silent(self._observed.children(key), pods, self._clock()):
+            reason, message = await self._warnings.last(key.namespace, each.uid)
+            if trouble := diagnose_event(each.kind, each.name, reason, message):
+                found.append((each.component, trouble))
+        return found
 
     def _plan(self, key: Key, cluster: GoodSpeedCluster, pods: list[PodView]) -> RolloutPlan:
         children = self._observed.children(key)
@@ -122,39 +144,40 @@ class Reconciler:
         assignments = Assignments(cells=tuple(cells), attached=plan.drafters)
         return desired(cluster, assignments, image=self._image, pod_monitors=self._pod_monitors)
 
-    async def _apply(self, key: Key, cluster: GoodSpeedCluster, plan: RolloutPlan) -> list[str]:
+    async def _apply(self, key: Key, cluster: GoodSpeedCluster, plan: RolloutPlan) -> list[Trouble]:
         """Applies what is not known to be current; returns what the API would not store."""
-        refusals = []
+        refusals: list[Trouble] = []
         for manifest in self._desired(key, cluster, plan):
             child = Child.of(kind_of(manifest), manifest)
             seen = self._observed.children(key).get(child)
-            if self._applied.current(child, manifest, seen):
+            intruded = seen is not None and _intruded(manifest, seen)
+            if not intruded and self._applied.current(child, manifest, seen):
                 continue
             try:
-                if seen is None and (refusal := await self._taken(child, cluster)):
-                    refusals.append(refusal)
+                if seen is None and await self._taken(child, cluster):
+                    words = "exists and belongs to someone else; delete it, or name the cluster otherwise"
+                    refusals.append(Trouble(child.name, Reason.NAME_TAKEN, words, child.kind.kind))
                     continue
                 if seen is not None:
                     await self._hand_over(manifest, seen)
+                if intruded:
+                    replicas = _sets_replicas(manifest)
+                    await self._api.take_over(child.kind, child.namespace, child.name, replicas=replicas)
                 stored = await self._api.apply(manifest)
             except APIError as error:
                 if not error.permanent and error.status != 403:
                     raise
-                refusals.append(f"{manifest['kind']} {child.name}: {error.message or error.reason}")
+                words = short(error.message or error.reason)
+                refusals.append(Trouble(child.name, Reason.APPLY_REFUSED, words, child.kind.kind))
                 continue
             self._applied.record(child, manifest, stored)
             self._observed.see_child(child.kind, {**stored, **_head(manifest)}, deleted=False)
         return refusals
 
-    async def _taken(self, child: Child, cluster: GoodSpeedCluster) -> str:
-        """Why a name cannot be used: somebody else's object has it. Empty when it can."""
+    async def _taken(self, child: Child, cluster: GoodSpeedCluster) -> bool:
+        """Whether somebody else's object has the name."""
         there = await self._api.get(child.kind, child.namespace, child.name)
-        if there is None or _owned(there["metadata"], cluster.metadata.uid):
-            return ""
-        return (
-            f"{child.kind.kind} {child.name} exists and belongs to someone else; "
-            "delete it, or give the cluster another name"
-        )
+        return there is not None and not _owned(there["metadata"], cluster.metadata.uid)
 
     async def _hand_over(self, manifest: Manifest, seen: Observation) -> None:
         """Leaves the number of replicas as it is when a pool becomes someone else's to scale.
@@ -181,16 +204,23 @@ class Reconciler:
             await self._api.delete(child.kind, child.namespace, child.name, uid=seen.metadata["uid"])
             self._applied.forget(child)
 
-    def _fleet(self, key: Key, pods: list[PodView], refusals: list[str]) -> Fleet:
+    def _fleet(
+        self, key: Key, pods: list[PodView], refusals: list[Trouble], events: list[tuple[str, Trouble]]
+    ) -> Fleet:
+        children = self._observed.children(key)
+
+        def troubles(role: str) -> list[Trouble]:
+            return troubles_of(children, pods, role) + [found for of, found in events if of == role]
+
         readings = self._readings.get(key, {})
         serving = {pod.name for pod in pods if pod.component == VERIFIER and pod.ready}
         read = {pod: reading for pod, reading in readings.items() if pod in serving and reading is not None}
         missing = sorted(pod for pod in serving if pod in readings and readings[pod] is None)
         return Fleet(
             cells=cells_of(pods),
-            pools=pools_of(self._observed.children(key)),
-            verifier_troubles=troubles_of(pods, VERIFIER),
-            drafter_troubles=troubles_of(pods, DRAFTER),
+            pools=pools_of(children),
+            verifier_troubles=troubles(VERIFIER),
+            drafter_troubles=troubles(DRAFTER),
             refusals=refusals,
             figures=figures_of(read) if read else FleetFigures(),
             metrics_missing=missing,
@@ -199,10 +229,11 @@ class Reconciler:
     async def _write_status(self, key: Key, body: Manifest, status: dict[str, Any]) -> None:
         if status == body.get("status"):
             return
-        await self._api.patch_status(key.namespace, key.name, status)
-        await self._tell(body, status)
-        # The watch will bring it too; until then this is what was written.
-        self._observed.see_cluster({**body, "status": status})
+        stored = await self._api.patch_status(key.namespace, key.name, status)
+        if stored is not None:
+            # The watch will bring it too; until then this is what was written.
+            self._observed.see_cluster(stored)
+            await self._tell(body, status)
 
     async def _tell(self, body: Manifest, status: dict[str, Any]) -> None:
         """Events for what a person would want to know: readiness, trouble, steps of a rollout."""
@@ -231,6 +262,15 @@ class Reconciler:
 
 def _head(manifest: Manifest) -> Manifest:
     return {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
+
+
+def _sets_replicas(manifest: Manifest) -> bool:
+    """Whether the number of pods is ours; what has none has nobody else's either."""
+    return manifest["kind"] != "Deployment" or "replicas" in manifest["spec"]
+
+
+def _intruded(manifest: Manifest, seen: Observation) -> bool:
+    return seen.intruded_replicas if _sets_replicas(manifest) else seen.intruded
 
 
 def _owned(metadata: dict[str, Any], uid: str) -> bool:

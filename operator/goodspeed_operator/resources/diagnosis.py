@@ -23,20 +23,22 @@ _MISMATCH = ("refused by verifier", "vocabulary of")
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with one pod.
+    """What is wrong with one pod, or with another object of the fleet.
 
     Attributes:
-        pod: its name.
+        name: the object's.
         reason: of a closed set.
         words: Kubernetes' or the server's own.
+        kind: of the object.
     """
 
-    pod: str
+    name: str
     reason: Reason
     words: str
+    kind: str = "pod"
 
     def __str__(self) -> str:
-        return f"pod {self.pod}: {self.words}"
+        return f"{self.kind} {self.name}: {self.words}"
 
 
 def diagnose(name: str, status: Mapping[str, Any]) -> Trouble | None:
@@ -61,10 +63,10 @@ def _container(pod: str, status: Mapping[str, Any], *, fetches: bool) -> Trouble
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE:
         return Trouble(
-            pod, Reason.IMAGE_PULL_FAILED, _short(message or f"{reason}: {status.get('image', '')}")
+            pod, Reason.IMAGE_PULL_FAILED, short(message or f"{reason}: {status.get('image', '')}")
         )
     if reason in _CONFIG:
-        return Trouble(pod, Reason.CONFIG_INVALID, _short(message or reason))
+        return Trouble(pod, Reason.CONFIG_INVALID, short(message or reason))
     ended = state.get("terminated") or (status.get("lastState") or {}).get("terminated")
     failed = ended and ended.get("exitCode", 0) != 0
     if not failed or status.get("ready") or (state.get("running") and not status.get("restartCount")):
@@ -80,6 +82,29 @@ def _container(pod: str, status: Mapping[str, Any], *, fetches: bool) -> Trouble
     return Trouble(pod, Reason.CRASH_LOOP, words)
 
 
+def diagnose_event(kind: str, name: str, reason: str, message: str) -> Trouble | None:
+    """What a warning event says is wrong with an object; None when there was no event."""
+    if not reason:
+        return None
+    if "Mount" in reason or "Volume" in reason:
+        found = Reason.VOLUME_UNAVAILABLE
+    elif reason == "FailedCreate":
+        found = Reason.POD_REFUSED
+    else:
+        found = Reason.CONFIG_INVALID
+    return Trouble(name, found, short(f"{reason}: {message}"), kind)
+
+
+def diagnose_deployment(name: str, status: Mapping[str, Any]) -> Trouble | None:
+    """What a Deployment says is wrong with making its pods."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return Trouble(
+                name, Reason.POD_REFUSED, short(condition.get("message") or "pods refused"), "Deployment"
+            )
+    return None
+
+
 def _last_words(log: str) -> str:
     """The end of a log: the last message when lines are JSON, else the last lines."""
     lines = [line for line in log.strip().splitlines() if line.strip()]
@@ -87,9 +112,9 @@ def _last_words(log: str) -> str:
         return ""
     try:
         found = json.loads(lines[-1])
-        return _short(str(found["message"]) + _last_line(str(found.get("exception", ""))))
+        return short(str(found["message"]) + _last_line(str(found.get("exception", ""))))
     except (ValueError, KeyError, TypeError):
-        return _short(" / ".join(line.strip() for line in lines[-3:]))
+        return short(" / ".join(line.strip() for line in lines[-3:]))
 
 
 def _last_line(text: str) -> str:
@@ -97,6 +122,7 @@ def _last_line(text: str) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """On one line, and cut where a condition would be too long."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_WORDS else f"{text[: LONGEST_WORDS - 1]}…"

@@ -70,6 +70,8 @@ def pod_template(
         "envFrom": [{"configMapRef": {"name": config}}],
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": mounts,
+        # The end of a log becomes part of the pod's status, and so of the cluster's conditions.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if cluster.spec.image_pull_policy:
         common["imagePullPolicy"] = cluster.spec.image_pull_policy

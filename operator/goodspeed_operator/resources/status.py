@@ -21,6 +21,7 @@ from goodspeed_operator.api.status import (
     Status,
     VerifierStatus,
 )
+from goodspeed_operator.resources.assignments import cells_of_pools
 from goodspeed_operator.resources.diagnosis import Trouble
 from goodspeed_operator.resources.figures import FleetFigures
 from goodspeed_operator.resources.naming import VERIFIER, selector
@@ -77,7 +78,7 @@ class Fleet:
     pools: Sequence[Pool] = ()
     verifier_troubles: Sequence[Trouble] = ()
     drafter_troubles: Sequence[Trouble] = ()
-    refusals: Sequence[str] = ()
+    refusals: Sequence[Trouble] = ()
     figures: FleetFigures = field(default_factory=FleetFigures)
     metrics_missing: Sequence[str] = ()
 
@@ -104,7 +105,7 @@ def status_of(cluster: GoodSpeedCluster, fleet: Fleet, plan: RolloutPlan, now: s
     ready = sum(cell.ready for cell in serving)
     drafters_wanted = sum(pool.wanted for pool in fleet.pools)
     drafters_ready = sum(pool.ready for pool in fleet.pools)
-    verifier = _verifiers(fleet, ready, wanted)
+    verifier = _verifiers(cluster, fleet, ready, wanted)
     drafters = _drafters(cluster, fleet)
     findings = [
         _ready(verifier, drafters, plan, resting=cluster.spec.verifier.replicas == 0),
@@ -133,7 +134,7 @@ def status_of(cluster: GoodSpeedCluster, fleet: Fleet, plan: RolloutPlan, now: s
         goodput=f"{fleet.figures.goodput:.3g} tok/s" if fleet.figures.cells else "",
         fairness="" if fleet.figures.jain_index is None else f"{fleet.figures.jain_index:.2f}",
         cells=_cells(fleet),
-        pools=_pools(cluster, fleet),
+        pools=_pools(cluster, fleet, wanted),
         decisions=cluster.status.decisions,
     )
 
@@ -155,16 +156,23 @@ def invalid(cluster_status: Mapping[str, Any], generation: int, words: str, now:
     return {**cluster_status, "observedGeneration": generation, "conditions": list(before.values())}
 
 
-def _verifiers(fleet: Fleet, ready: int, wanted: int) -> _Finding:
+def _short_of(cluster: GoodSpeedCluster, kind: ConditionType) -> Reason:
+    """Starting until it has been ready once; NotReady from then on."""
+    was = next((found for found in cluster.status.conditions if found.type == kind), None)
+    begun = was is not None and was.reason in {Reason.ALL_READY, Reason.NOT_READY, Reason.ROLLING_OUT}
+    return Reason.NOT_READY if begun else Reason.STARTING
+
+
+def _verifiers(cluster: GoodSpeedCluster, fleet: Fleet, ready: int, wanted: int) -> _Finding:
     kind = ConditionType.VERIFIER_READY
     if wanted and ready >= wanted:
         return _Finding(kind, True, Reason.ALL_READY, f"{ready} of {wanted} cells serve")
     if wanted == 0:
         return _Finding(kind, False, Reason.RESTING, "spec.verifier.replicas is 0")
     counted = f"{ready} of {wanted} cells serve"
-    if fleet.verifier_troubles:
-        return _troubled(kind, counted, fleet.verifier_troubles)
-    return _Finding(kind, False, Reason.STARTING if not ready else Reason.NOT_READY, counted)
+    if troubles := [*fleet.verifier_troubles, *fleet.refusals]:
+        return _troubled(kind, counted, troubles)
+    return _Finding(kind, False, _short_of(cluster, kind), counted)
 
 
 def _drafters(cluster: GoodSpeedCluster, fleet: Fleet) -> _Finding:
@@ -176,10 +184,9 @@ def _drafters(cluster: GoodSpeedCluster, fleet: Fleet) -> _Finding:
         return _Finding(kind, True, Reason.ALL_READY, f"{total} drafters of {len(fleet.pools)} pools serve")
     counted = ", ".join(f"pool {pool.name}: {pool.ready} of {pool.wanted} drafters serve" for pool in short)
     counted = counted or f"{missing} pools are being made"
-    if fleet.drafter_troubles:
-        return _troubled(kind, counted, fleet.drafter_troubles)
-    started = any(pool.ready for pool in fleet.pools)
-    return _Finding(kind, False, Reason.NOT_READY if started else Reason.STARTING, counted)
+    if troubles := [*fleet.drafter_troubles, *fleet.refusals]:
+        return _troubled(kind, counted, troubles)
+    return _Finding(kind, False, _short_of(cluster, kind), counted)
 
 
 def _troubled(kind: ConditionType, counted: str, troubles: Sequence[Trouble]) -> _Finding:
@@ -221,9 +228,7 @@ def _rebalancing(cluster: GoodSpeedCluster) -> _Finding:
 
 def _degraded(fleet: Fleet) -> _Finding:
     kind = ConditionType.DEGRADED
-    if fleet.refusals:
-        return _Finding(kind, True, Reason.APPLY_REFUSED, "; ".join(fleet.refusals))
-    troubles = [*fleet.verifier_troubles, *fleet.drafter_troubles]
+    troubles = [*fleet.refusals, *fleet.verifier_troubles, *fleet.drafter_troubles]
     if troubles:
         return _Finding(kind, True, troubles[0].reason, "; ".join(str(found) for found in troubles[:5]))
     return _Finding(kind, False, Reason.AS_EXPECTED, "")
@@ -273,7 +278,8 @@ def _cells(fleet: Fleet) -> list[CellStatus]:
     return result
 
 
-def _pools(cluster: GoodSpeedCluster, fleet: Fleet) -> list[PoolStatus]:
+def _pools(cluster: GoodSpeedCluster, fleet: Fleet, cells: int) -> list[PoolStatus]:
+    ordinals = cells_of_pools(cluster.spec, {}, cells)
     observed = {pool.name: pool for pool in fleet.pools}
     result = []
     for spec in cluster.spec.drafters:
@@ -283,6 +289,7 @@ def _pools(cluster: GoodSpeedCluster, fleet: Fleet) -> list[PoolStatus]:
             PoolStatus(
                 name=spec.name,
                 model=spec.model,
+                cells=list(ordinals[spec.name]),
                 revision=pool.revision if pool else "",
                 replicas=pool.replicas if pool else 0,
                 ready_replicas=pool.ready if pool else 0,
