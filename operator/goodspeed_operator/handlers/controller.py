@@ -186,7 +186,7 @@ class Controller:
 
     async def _scrape(self, http: httpx.AsyncClient, limit: asyncio.Semaphore, key: Key) -> None:
         readings: dict[str, Reading | None] = {}
-        for pod in pods_of(self._observed.children(key)):
+        for pod in pods_of(self._observed.children(key), time.time()):
             if pod.component == VERIFIER and pod.ready and pod.address:
                 host = f"[{pod.address}]" if ":" in pod.address else pod.address
                 async with limit:

@@ -103,13 +103,13 @@ def granted(rules: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
 
 
 def used() -> dict[tuple[str, str], set[str]]:
-    """What cluster/ and handlers/ do: watch all kinds, apply and prune children, write status and events."""
+    """What cluster/ and handlers/ do: watch all kinds, apply and prune children, write status and events, ask for events."""
     watch = {"get", "list", "watch"}
     rights = {(kind.group, kind.plural): watch | {"create", "patch", "delete"} for kind in CHILDREN}
     rights[CLUSTER.group, CLUSTER.plural] = watch
     rights[CLUSTER.group, f"{CLUSTER.plural}/status"] = {"get", "patch"}
     rights[POD.group, POD.plural] = watch
-    rights["", "events"] = {"create"}
+    rights["", "events"] = {"create", "list"}
     return rights
 
 
