@@ -10,6 +10,7 @@ a part we do not compute, is refused when it is loaded rather than served wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -52,11 +53,21 @@ class _Attends(Protocol):
     ) -> Tensor: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How one layer attends: what it keeps per token, and what it passes to its attention."""
+
+    shape: LayerShape
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
 class _Probe:
-    """Stands in for a round in the first pass, to learn what each layer keeps."""
+    """Stands in for a round in the first pass, to learn how each layer attends."""
 
     def __init__(self) -> None:
-        self.layers: dict[int, LayerShape] = {}
+        self.layers: dict[int, Attention] = {}
 
     def attend(
         self,
@@ -71,7 +82,8 @@ class _Probe:
     ) -> Tensor:
         if layer in self.layers:
             raise UnsupportedModelError(f"attention layer {layer} attends twice in one pass")
-        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        shape = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.layers[layer] = Attention(shape, scaling, window, softcap)
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 
@@ -128,12 +140,12 @@ class PackedModel:
         self._module = loaded.module
         config = self._module.config
         self._check(config, max_context)
-        self._module.set_attn_implementation(_NAME)
+        layers = attention_of(self._module)
         first = next(self._module.parameters())
         self.device: torch.device = first.device
         self.vocabulary_size = int(self._module.get_input_embeddings().num_embeddings)
         self.cache = KVCache(
-            self._layers(config.num_hidden_layers),
+            [layer.shape for layer in layers],
             slots=slots,
             max_context=max_context,
             dtype=first.dtype,
@@ -167,20 +179,10 @@ class PackedModel:
             if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
                 raise ValueError(f"slot {segment.slot}: a token id is outside 0..{self.vocabulary_size - 1}")
         layout = Round(segments, self.cache, self.device)
-        logits = self._call(layout.token_ids, layout.position_ids, layout.logit_rows, layout)
+        logits = _call(self._module, layout.token_ids, layout.position_ids, layout.logit_rows, layout)
         for segment in segments:
             self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
         return logits.float()
-
-    def _call(self, token_ids: Tensor, position_ids: Tensor, rows: Tensor, layout: _Attends) -> Tensor:
-        output = self._module(
-            input_ids=token_ids,
-            position_ids=position_ids,
-            use_cache=False,
-            logits_to_keep=rows,
-            packed_round=layout,
-        )
-        return cast(Tensor, output.logits)[0]
 
     def _check(self, config: Any, max_context: int) -> None:
         family = type(self._module).__name__
@@ -200,18 +202,39 @@ class PackedModel:
         if limit is not None and max_context > limit:
             raise ValueError(f"max_context is {max_context}, but {family} has {limit} positions: lower it")
 
-    @torch.inference_mode()
-    def _layers(self, expected: int) -> list[LayerShape]:
-        probe = _Probe()
-        zero = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
-        family = type(self._module).__name__
-        try:
-            self._call(zero, zero, zero[0], probe)
-        except (UnsupportedModelError, TypeError) as error:
-            raise UnsupportedModelError(f"{family} cannot be served: {error}") from error
-        if sorted(probe.layers) != list(range(expected)):
-            raise UnsupportedModelError(
-                f"{family} has {expected} layers, of which {len(probe.layers)} keep keys and values of their "
-                "own; recurrent and cache-sharing layers are not supported"
-            )
-        return [probe.layers[layer] for layer in range(expected)]
+
+@torch.inference_mode()
+def attention_of(module: Any) -> list[Attention]:
+    """Replaces a model's attention by ours, for good, and learns from one pass how each layer attends.
+
+    Args:
+        module: a transformers causal language model in eval mode.
+
+    Raises:
+        UnsupportedModelError: the family cannot be served by packed passes.
+    """
+    module.set_attn_implementation(_NAME)
+    probe = _Probe()
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=next(module.parameters()).device)
+    family, expected = type(module).__name__, module.config.num_hidden_layers
+    try:
+        _call(module, zero, zero, zero[0], probe)
+    except (UnsupportedModelError, TypeError) as error:
+        raise UnsupportedModelError(f"{family} cannot be served: {error}") from error
+    if sorted(probe.layers) != list(range(expected)):
+        raise UnsupportedModelError(
+            f"{family} has {expected} layers, of which {len(probe.layers)} keep keys and values of their "
+            "own; recurrent and cache-sharing layers are not supported"
+        )
+    return [probe.layers[layer] for layer in range(expected)]
+
+
+def _call(module: Any, token_ids: Tensor, position_ids: Tensor, rows: Tensor, layout: _Attends) -> Tensor:
+    output = module(
+        input_ids=token_ids,
+        position_ids=position_ids,
+        use_cache=False,
+        logits_to_keep=rows,
+        packed_round=layout,
+    )
+    return cast(Tensor, output.logits)[0]

@@ -68,7 +68,7 @@ class Round:
     def __init__(self, segments: Sequence[Segment], cache: KVCache, device: torch.device) -> None:
         self._cache = cache
         self._biases: dict[tuple[int, int | None, int], Tensor] = {}
-        _check(segments, cache)
+        check_segments(segments, cache)
         short = sorted(
             (i for i, s in enumerate(segments) if len(s.tokens) <= SHORT_TOKENS),
             key=lambda i: segments[i].slot,
@@ -216,7 +216,7 @@ def _attention(
     return torch.matmul(scores.softmax(-1, dtype=torch.float32).to(query.dtype), value)
 
 
-def _check(segments: Sequence[Segment], cache: KVCache) -> None:
+def check_segments(segments: Sequence[Segment], cache: KVCache) -> None:
     """Raises ValueError for segments that would read what is not there or write over each other."""
     if not segments:
         raise ValueError("a round needs at least one segment")

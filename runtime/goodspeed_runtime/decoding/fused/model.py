@@ -1,0 +1,167 @@
+"""A fused decoder as the server sees it: segments in, logits out, one graph replay between.
+
+Passes are padded to a few sizes, each captured once when the model is loaded. The
+host writes one pinned array and launches; nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from goodspeed_runtime.decoding.fused.decoder import Decoder
+from goodspeed_runtime.decoding.fused.schedule import Capacity, lay_out
+from goodspeed_runtime.decoding.fused.weights import take_apart
+from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.packed import Loaded
+from goodspeed_runtime.decoding.round import Segment, check_segments
+
+_STAGING = 2
+"""Host arrays in turn: one may still be on its way to the device while the next is written."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def sizes_up_to(limit: int) -> list[int]:
+    """Padded sizes: each at most a quarter larger than what it pads, and a multiple of 8 from 8 on."""
+    sizes = [size for size in (1, 2, 4) if size <= limit]
+    size = 8
+    while size < limit:
+        sizes.append(size)
+        size += 8 * max(1, size // 32)
+    return [*sizes, limit] if limit not in sizes else sizes
+
+
+class FusedModel:
+    """Same contract as `PackedModel`, for models that `weights.take_apart` accepts.
+
+    Not for several threads at once. The module's weights are shared, its forward pass
+    still works.
+
+    Attributes:
+        cache: keys and values; slots are acquired, released and rolled back there.
+        vocabulary_size: columns of the logits.
+        device: of the weights.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        slots: int,
+        max_context: int,
+        max_tokens: int,
+        progress: Progress = lambda _what, _done, _of: None,
+    ) -> None:
+        """Allocates the cache and buffers and, on CUDA, captures the graphs.
+
+        Args:
+            loaded: the model, on its device and in its dtype.
+            slots: how many sequences it can hold.
+            max_context: most tokens of one sequence.
+            max_tokens: most tokens in one pass.
+            progress: told what is being captured, how many are done, of how many.
+
+        Raises:
+            NotFusableError: the general path has to run this model.
+        """
+        weights = take_apart(loaded.module, max_context)
+        self.device = weights.embedding.device
+        self.vocabulary_size = weights.embedding.shape[0]
+        self.cache = KVCache(
+            [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(weights.layers),
+            slots=slots,
+            max_context=max_context,
+            dtype=weights.embedding.dtype,
+            device=self.device,
+        )
+        self.acquire, self.release = self.cache.acquire, self.cache.release
+        self._capacity = Capacity(max_tokens, slots, max_context)
+        self._decoder = Decoder(weights, self.cache, self._capacity)
+        self._sizes = sizes_up_to(max_tokens)
+        on_cuda = self.device.type == "cuda"
+        table = self._decoder.table
+        self._staging = [
+            torch.zeros(table.shape, dtype=table.dtype, pin_memory=on_cuda) for _ in range(_STAGING)
+        ]
+        self._copied = [torch.cuda.Event() if on_cuda else None for _ in range(_STAGING)]
+        spans = self._capacity.spans()
+        self._views = [{name: host.numpy()[span] for name, span in spans.items()} for host in self._staging]
+        self._turn = 0
+        self._bodies: dict[int, torch.cuda.CUDAGraph] = {}
+        self._heads: dict[int, torch.cuda.CUDAGraph] = {}
+        if on_cuda:
+            self._capture(progress)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Valid tokens per slot; setting one lower rolls its sequence back."""
+        return self.cache.lengths
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """Feeds all segments in one pass and stores their keys and values.
+
+        Args:
+            segments: at most one per slot, each starting no later than its slot's length.
+
+        Returns:
+            float32 ``[sum of logit_rows, vocabulary]``: a view that the next pass overwrites.
+
+        Raises:
+            ValueError: a segment is empty, overlaps another, leaves a gap, exceeds the
+                context, holds an id outside the vocabulary, or all together hold more tokens
+                than a pass takes. Nothing has been written.
+        """
+        check_segments(segments, self.cache)
+        count = sum(len(segment.tokens) for segment in segments)
+        if count > self._capacity.tokens:
+            raise ValueError(f"{count} tokens exceed the {self._capacity.tokens} of one pass")
+        tokens = self._sizes[bisect_left(self._sizes, count)]
+        turn = self._turn = (self._turn + 1) % _STAGING
+        event = self._copied[turn]
+        if event is not None:
+            event.synchronize()
+        columns = self._views[turn]
+        rows = lay_out(segments, self._capacity, tokens, columns)
+        ids = columns["token_ids"][:count]
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
+            raise ValueError(f"a token id is outside 0..{self.vocabulary_size - 1}")
+        self._decoder.table.copy_(self._staging[turn], non_blocking=True)
+        if event is not None:
+            event.record()
+        padded_rows = self._sizes[bisect_left(self._sizes, rows)] if rows else 0
+        if self._bodies:
+            self._bodies[tokens].replay()
+            if rows:
+                self._heads[padded_rows].replay()
+        else:
+            self._decoder.run(tokens)
+            if rows:
+                self._decoder.head(padded_rows)
+        for segment in segments:
+            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
+        return self._decoder.logits[:rows]
+
+    @torch.inference_mode()
+    def _capture(self, progress: Progress) -> None:
+        # Captured over an empty schedule: no pairs, and no row is written.
+        columns = self._views[0]
+        columns["rows"][:] = -1
+        self._decoder.table.copy_(self._staging[0])
+        pool = torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(stream):
+            for index, size in enumerate(reversed(self._sizes)):
+                progress("capturing graphs", index, len(self._sizes))
+                for graphs, part in ((self._bodies, self._decoder.run), (self._heads, self._decoder.head)):
+                    part(size)  # compiles kernels and chooses algorithms, which a capture must not
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph, pool=pool, stream=stream):
+                        part(size)
+                    graphs[size] = graph
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        progress("capturing graphs", len(self._sizes), len(self._sizes))
