@@ -1,85 +1,101 @@
 """Finds the acceptances with which Fixed-S meets each paper cell's published utility (PAPER §V).
 
-The paper does not print its clients' acceptance. Of the many that fit its Fixed-S, this takes
-logits spread evenly around a middle: for each spread the middle follows from the published
-utility. Prints what each spread would let the gradient gain, so that a spread can be chosen
-and written into the scenario.
+The paper prints no acceptances. With four clients they are constant: logits two to either side of
+a middle. With eight no constant acceptance is enough for what is published (at C 16 Fixed-S stands
+at 97% of its own ceiling), so there prompts come in two kinds, easy (0.995) and hard (0.2), of
+about fifty rounds each, and clients differ in how many of theirs are hard. The middle, or the
+share of hard prompts, is searched with the simulator itself, with the scenario's seed and length.
+Prints the cases of `paper.yaml`.
 """
 
 import numpy as np
 
-from goodspeed_runtime.scheduling.estimators import AcceptanceEstimator, GoodputEstimator
-from goodspeed_runtime.scheduling.goodput import expected_goodput
-from goodspeed_runtime.scheduling.gradient import GradientAllocator
-from goodspeed_runtime.scheduling.population import Clients
-from goodspeed_runtime.scheduling.simulator import Cell, Rules
-from goodspeed_runtime.scheduling.timing import VerificationCost
-from goodspeed_runtime.scheduling.utility import AlphaFair
+from goodspeed_runtime.simulate.comparison import compare
+from goodspeed_runtime.simulate.loading import preset
+from goodspeed_runtime.simulate.scenario import Case, Clients, Kind, Prompts, Published, Range
 
-CELLS = {  # name: clients, budget, utility of Fixed-S, utility of GoodSpeed, Fixed-S's length when not C/N
-    "Qwen-4 C24": (4, 24, 4.61, 4.64, None),
-    "Qwen-4 C28": (4, 28, 4.73, 4.99, None),
-    "Qwen-8 C16": (8, 16, 7.99, 8.32, None),
-    "Qwen-8 C20": (8, 20, 8.72, 9.29, 2),
-    "Llama-8 C16": (8, 16, 8.49, 8.62, None),
-    "Llama-8 C20": (8, 20, 9.31, 9.48, None),
+EASY, HARD, SPREAD = 0.995, 0.2, 2.0
+PUBLISHED = {
+    "qwen-4-c24": (4, 24, Published(fixed=4.61, gradient=4.64)),
+    "qwen-4-c28": (4, 28, Published(fixed=4.73, gradient=4.99)),
+    "qwen-8-c16": (8, 16, Published(fixed=7.99, random=6.45, gradient=8.32)),
+    "qwen-8-c20": (8, 20, Published(fixed=8.80, random=9.22, gradient=9.29)),
+    "llama-8-c16": (8, 16, Published(fixed=8.49, random=8.33, gradient=8.62)),
+    "llama-8-c20": (8, 20, Published(fixed=9.31, random=9.29, gradient=9.48)),
 }
+# Only a Fixed-S that rounds C/N down to 2 falls behind Random-S, as published; 8.79 is its ceiling.
+ROUNDED_DOWN, REACHABLE = {"qwen-8-c20": 2}, {"qwen-8-c20": 8.74}
 
 
-def acceptances(count: int, middle: float, spread: float) -> np.ndarray:
-    """Logits spread evenly by ± spread around the middle."""
-    return np.minimum(1 / (1 + np.exp(-(middle + spread * np.linspace(-1, 1, count)))), 0.998)
+def clients(count: int, level: float) -> list[Clients]:
+    """The clients of a cell; a higher `level` means fewer accepted tokens."""
+    if count == 4:
+        low, high = 1 / (1 + np.exp(level + SPREAD)), 1 / (1 + np.exp(level - SPREAD))
+        ends = Range.model_validate({"from": round(low, 4), "to": round(high, 4), "spacing": "logit"})
+        return [Clients(count=4, acceptance=ends)]
+    shares = [round(float(level * part), 4) for part in np.linspace(0.25, 1.75, count)]
+    return [
+        Clients(
+            prompts=Prompts(
+                mean_seconds=PROMPT_SECONDS,
+                kinds=[Kind(acceptance=EASY, share=round(1 - share, 4)), Kind(acceptance=HARD, share=share)],
+            )
+        )
+        for share in shares
+    ]
 
 
-def fixed_utility(alpha: np.ndarray, budget: int, length: int | None) -> float:
-    """What Fixed-S tends to; a rest of C/N goes round."""
-    share, left = divmod(budget, len(alpha)) if length is None else (length, 0)
-    part = left / len(alpha)
-    mean = (1 - part) * expected_goodput(alpha, np.array(share)) + part * expected_goodput(
-        alpha, np.array(share + 1)
-    )
-    return float(np.log(mean).sum())
-
-
-def gradient_utility(alpha: np.ndarray, budget: int, rounds: int = 4000) -> float:
-    """What the published scheduler reaches with its estimates (eta 0.1, beta 0.5)."""
-    size = len(alpha)
-    zeros = np.zeros(size)
-    acceptance, goodput = AcceptanceEstimator(step=0.1, ceiling=0.999), GoodputEstimator(step=0.5)
-    for row in range(size):
-        acceptance.add(row)
-        goodput.add(row)
-    cell = Cell(
-        clients=Clients(np.ones(size), alpha, zeros, zeros, np.full(size, budget), np.ones(size, bool)),
-        rows=np.arange(size),
-        rules=Rules(budget, VerificationCost.linear(1.0, 0.0), AlphaFair()),
-        allocator=GradientAllocator(),
-        acceptance=acceptance,
-        goodput=goodput,
-        generator=np.random.default_rng(0),
-    )
-    cell.run(rounds=rounds)
-    return float(np.log(cell.ledger.goodput_per_round()).sum())
+PROMPT_SECONDS = 50.0
 
 
 def main() -> None:
-    """Prints one line a cell and spread."""
-    for name, (count, budget, fixed, published, length) in CELLS.items():
-        for spread in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5):
-            low, high = -8.0, 12.0
-            for _ in range(60):
-                middle = (low + high) / 2
-                below = fixed_utility(acceptances(count, middle, spread), budget, length) < fixed
-                low, high = (middle, high) if below else (low, middle)
-            alpha = acceptances(count, high, spread)
-            found = gradient_utility(alpha, budget)
-            print(
-                f"{name:12} spread {spread:4} fixed {fixed_utility(alpha, budget, length):5.2f} "
-                f"gradient {found:5.2f} "
-                f"published {published:5.2f} gain {np.expm1((found - fixed) / count):6.2%} of "
-                f"{np.expm1((published - fixed) / count):6.2%}  {np.round(alpha, 4).tolist()}",
-                flush=True,
+    """Bisects every cell and prints it."""
+    scenario = preset("paper")
+    fixed = [player for player in scenario.allocators if player.allocator == "fixed"]
+    scenario = scenario.model_copy(update={"allocators": fixed, "baseline": fixed[0].name})
+    for name, (count, budget, published) in PUBLISHED.items():
+        goal = REACHABLE.get(name, published.fixed)
+        low, high = (-4.0, 4.0) if count == 4 else (0.0008, 0.5)
+        for _ in range(14):
+            middle = (low + high) / 2
+            case = Case(
+                name=name,
+                budget_tokens=budget,
+                fixed_length=ROUNDED_DOWN.get(name),
+                published=published,
+                clients=clients(count, middle),
             )
+            found = compare(scenario.model_copy(update={"cases": [case]})).rows[0].utility
+            low, high = (middle, high) if found > goal else (low, middle)
+        print(f"# {name}: Fixed-S {found:.3f}, published {published.fixed}")
+        print(_yaml(case), flush=True)
+
+
+def _yaml(case: Case) -> str:
+    plain = case.published.model_dump(exclude_none=True) if case.published else {}
+    lines = [
+        f"- name: {case.name}",
+        f"  budgetTokens: {case.budget_tokens}",
+        f"  published: {{{', '.join(f'{key}: {value}' for key, value in plain.items())}}}",
+        "  clients:",
+    ]
+    if case.fixed_length is not None:
+        lines.insert(2, f"  fixedLength: {case.fixed_length}")
+    for group in case.clients:
+        if isinstance(group.acceptance, Range):
+            ends = group.acceptance
+            lines.append(
+                f"  - {{count: {group.count}, acceptance: "
+                f"{{from: {ends.from_}, to: {ends.to}, spacing: {ends.spacing}}}}}"
+            )
+        elif group.prompts:
+            kinds = ", ".join(
+                f"{{acceptance: {kind.acceptance}, share: {kind.share}}}" for kind in group.prompts.kinds
+            )
+            lines.append(
+                f"  - {{prompts: {{meanSeconds: {group.prompts.mean_seconds:g}, kinds: [{kinds}]}}}}"
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

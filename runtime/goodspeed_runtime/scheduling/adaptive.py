@@ -25,13 +25,25 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
         floor: float = 0.01,
         ceiling: float = 0.99,
         hazard: float = 0.004,
+        idle_hazard: float = 0.05,
         points: int = 48,
     ) -> None:
-        """`hazard` is the chance of a jump in a round, `points` the grid's size between floor and ceiling."""
-        if not 0 < hazard < 1 or points < 2:
-            raise ValueError(f"need hazard in (0, 1) and points >= 2, got {hazard} and {points}")
+        """Says how often to expect a jump.
+
+        Args:
+            prior: What α is on average after a jump.
+            floor: The grid's lower end.
+            ceiling: Its upper end, below 1.
+            hazard: The chance of a jump in a round with a draft.
+            idle_hazard: The same in a round without; larger, since only a draft shows that there was none.
+            points: The grid's size.
+        """
+        if not (0 < hazard < 1 and 0 < idle_hazard < 1 and points > 1):
+            raise ValueError(
+                f"need hazards in (0, 1) and points >= 2, got {hazard}, {idle_hazard} and {points}"
+            )
         super().__init__(prior=prior, floor=floor, ceiling=ceiling)
-        self._hazard = hazard
+        self._hazard, self._idle_hazard = hazard, idle_hazard
         self._grid = np.linspace(floor, ceiling, points)
         # Where a jump leads: anywhere, yet on average to the prior.
         tilt = (prior - self._grid.mean()) / max(float(self._grid.var()), 1e-12)
@@ -64,7 +76,8 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
         variance = variance + np.where(seen, 0.03, 0.0) * (np.minimum(surprise, 4 * variance) - variance)
         variance = np.clip(variance, 0.004, 0.25)
         belief = self._belief[clients]
-        belief += self._hazard * (self._anywhere - belief)
+        hazard = np.where(seen, self._hazard, self._idle_hazard)[:, None]
+        belief += hazard * (self._anywhere - belief)
         misfit = (mean[:, None] - self._grid) ** 2 * (counts / (2 * variance))[:, None]
         belief *= np.exp(misfit.min(axis=1, keepdims=True) - misfit)
         belief /= belief.sum(axis=1, keepdims=True)
