@@ -82,7 +82,7 @@ def demo(
         console.print(f"{out} written after {time.monotonic() - began:.0f} s", style="bold")
         return int(bool(wrong))
 
-    raise typer.Exit(run(work))
+    raise typer.Exit(run(work, interrupted=130))
 
 
 async def _converse(

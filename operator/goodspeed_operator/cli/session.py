@@ -35,13 +35,23 @@ def fail(message: str, code: int = 1) -> typer.Exit:
 def read(file: Path) -> GoodSpeedCluster:
     """The cluster in a file; leaves with status 2 and every bad field when there is none."""
     try:
-        return load_cluster(file.read_text(encoding="utf-8"))
+        cluster = load_cluster(file.read_text(encoding="utf-8"))
+        if unbuilt := _unbuilt(cluster):
+            raise fail(f"{file}: {unbuilt}", 2)
+        return cluster
     except ClusterError as error:
         raise fail(f"{file}: {error}", 2) from error
     except UnicodeDecodeError as error:
         raise fail(f"{file}: not UTF-8 text", 2) from error
     except OSError as error:
         raise fail(f"{file}: {(error.strerror or str(error)).lower()}", 2) from error
+
+
+def _unbuilt(cluster: GoodSpeedCluster) -> str:
+    """What the servers would refuse to start with, told before anything is started."""
+    if cluster.spec.verifier.verification != "rejection":
+        return "spec.verifier.verification: coupled is not built yet; use rejection"
+    return ""
 
 
 def default_state(name: str) -> Path:
@@ -51,8 +61,8 @@ def default_state(name: str) -> Path:
     return base / "goodspeed" / f"{name}-{os.getpid()}"
 
 
-def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Runs until it is done, or until a signal; then it is cancelled and cleans up, and that is success.
+def run(work: Callable[[], Coroutine[Any, Any, int]], *, interrupted: int = 0) -> int:
+    """Runs until it is done, or until a signal; then it is cancelled, cleans up and returns ``interrupted``.
 
     A second signal ends everything at once: what this process started dies with it.
     """
@@ -77,7 +87,7 @@ def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
         except asyncio.CancelledError:
             if not stopping:
                 raise
-            return 0
+            return interrupted
 
     try:
         return asyncio.run(main())

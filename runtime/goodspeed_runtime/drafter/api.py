@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -18,7 +17,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from goodspeed_runtime.drafter import errors
 from goodspeed_runtime.drafter.answer import AnswerError
-from goodspeed_runtime.drafter.completion import Completions, Piece, Whole
+from goodspeed_runtime.drafter.completion import Completions, Piece
+from goodspeed_runtime.drafter.forms import ChatForm, CompletionForm, Form
 from goodspeed_runtime.drafter.schemas import ChatRequest, CompletionRequest, UnsupportedParameterError
 from goodspeed_runtime.metrics import DrafterMetrics
 
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BODY_BYTES = 4 << 20
 CLIENT_GONE = 499
+_UNREAD_PIECES = 64
+_FAULT = AnswerError(500, "internal_error", "this drafter has a fault; its log says more")
 
 Body = TypeVar("Body", ChatRequest, CompletionRequest)
 
@@ -57,7 +59,7 @@ def application(
                 raise AnswerError(413, "body_too_large", f"the body is over {LARGEST_BODY_BYTES} bytes")
         try:
             decoded = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AnswerError(400, "invalid_json", f"the body is no JSON: {error}") from error
         try:
             return model.model_validate(decoded)
@@ -86,9 +88,7 @@ def application(
     @app.exception_handler(500)
     async def broken(_: Request, error: Exception) -> Response:
         logger.error("a request failed", exc_info=error)
-        return await refused(
-            _, AnswerError(500, "internal_error", "this drafter has a fault; its log says more")
-        )
+        return await refused(_, _FAULT)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
@@ -136,11 +136,13 @@ def application(
         found = service()
         # A long prompt takes a while, and others' answers must not wait for it.
         prompts = await asyncio.to_thread(found.prompts, body)
-        form = _ChatForm(body) if isinstance(body, ChatRequest) else _CompletionForm(body)
+        form = ChatForm(body) if isinstance(body, ChatRequest) else CompletionForm(body)
         seed = found.seed(body)
         choices = [(index, prompt) for index, prompt in enumerate(p for p in prompts for _ in range(body.n))]
         if body.stream:
-            stream = _merged([found.pieces(body, prompt, index, seed) for index, prompt in choices])
+            stream = _merged(
+                [found.pieces(body, prompt, index, seed) for index, prompt in choices], found.patience_seconds
+            )
             first = await anext(stream)
             return StreamingResponse(
                 _events(form, prompts, stream, first, metrics),
@@ -200,17 +202,31 @@ async def _unless_gone(request: Request, answering: Coroutine[Any, Any, Response
         await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def _merged(streams: list[AsyncIterator[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
-    """Pieces of several answers as they come, each with the index of its answer."""
-    queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue(64)
+async def _merged(
+    streams: list[AsyncIterator[Piece]], patience_seconds: float
+) -> AsyncIterator[tuple[int, Piece]]:
+    """Pieces of several answers as they come, each with the index of its answer.
+
+    Whoever takes no piece for ``patience_seconds`` gets an error in place of the rest, and
+    the answers' places are free.
+    """
+    queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(_UNREAD_PIECES)
+
+    async def put(index: int, item: Piece | Exception | None) -> None:
+        async with asyncio.timeout(patience_seconds):
+            await queue.put((index, item))
 
     async def pump(index: int, stream: AsyncIterator[Piece]) -> None:
         try:
             async with aclosing(stream) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    await queue.put((index, piece))
-            await queue.put((index, None))
-        except AnswerError as error:
+                    await put(index, piece)
+            await put(index, None)
+        except TimeoutError:
+            queue.get_nowait()
+            unread = AnswerError(CLIENT_GONE, "client_too_slow", "the stream was not read for too long")
+            queue.put_nowait((index, unread))
+        except Exception as error:  # noqa: BLE001 - raised where the pieces are taken
             await queue.put((index, error))
 
     tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
@@ -218,7 +234,7 @@ async def _merged(streams: list[AsyncIterator[Piece]]) -> AsyncIterator[tuple[in
         left = len(tasks)
         while left:
             index, item = await queue.get()
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             if item is None:
                 left -= 1
@@ -231,7 +247,7 @@ async def _merged(streams: list[AsyncIterator[Piece]]) -> AsyncIterator[tuple[in
 
 
 async def _events(
-    form: _Form,
+    form: Form,
     prompts: list[list[int]],
     stream: AsyncIterator[tuple[int, Piece]],
     first: tuple[int, Piece],
@@ -260,86 +276,13 @@ async def _events(
         except (asyncio.CancelledError, GeneratorExit):
             metrics.finished(CLIENT_GONE)
             raise
+        except Exception:
+            logger.exception("a stream failed")
+            metrics.finished(500)
+            yield line(errors.body(_FAULT))
+            return
         usage = _usage(prompts, tokens)
         _count(metrics, usage)
         if form.request.stream_options and form.request.stream_options.include_usage:
             yield line({**form.head(chunk=True), "choices": [], "usage": usage})
         yield "data: [DONE]\n\n"
-
-
-class _Form:
-    """The shape of an answer's JSON; what chats and completions share."""
-
-    kind = ""
-    prefix = ""
-
-    def __init__(self, request: ChatRequest | CompletionRequest) -> None:
-        self.request = request
-        self._id = f"{self.prefix}-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-
-    def head(self, *, chunk: bool) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": self.kind + (".chunk" if chunk and self.kind.startswith("chat") else ""),
-            "created": self._created,
-            "model": self.request.model,
-        }
-
-    def _ids(self, tokens: list[int]) -> dict[str, Any]:
-        return {"token_ids": tokens} if self.request.return_token_ids else {}
-
-    def _prompt_ids(self, prompts: list[list[int]]) -> dict[str, Any]:
-        return {"prompt_token_ids": prompts[0]} if self.request.return_token_ids else {}
-
-    def content(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def delta(self, text: str, *, begins: bool) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def whole(self, prompts: list[list[int]], wholes: list[Whole], usage: dict[str, int]) -> dict[str, Any]:
-        choices = [
-            {
-                "index": index,
-                **self.content(whole.text),
-                "logprobs": None,
-                "finish_reason": whole.finish,
-                **self._ids(whole.tokens),
-            }
-            for index, whole in enumerate(wholes)
-        ]
-        return {**self.head(chunk=False), "choices": choices, "usage": usage, **self._prompt_ids(prompts)}
-
-    def chunk(self, index: int, piece: Piece, *, begins: bool, prompts: list[list[int]]) -> dict[str, Any]:
-        choice = {
-            "index": index,
-            **self.delta(piece.text, begins=begins),
-            "logprobs": None,
-            "finish_reason": piece.finish,
-            **self._ids(piece.tokens),
-        }
-        first = self._prompt_ids(prompts) if begins and index == 0 else {}
-        return {**self.head(chunk=True), "choices": [choice], **first}
-
-
-class _ChatForm(_Form):
-    kind = "chat.completion"
-    prefix = "chatcmpl"
-
-    def content(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
-
-    def delta(self, text: str, *, begins: bool) -> dict[str, Any]:
-        return {"delta": {"role": "assistant", "content": text} if begins else {"content": text}}
-
-
-class _CompletionForm(_Form):
-    kind = "text_completion"
-    prefix = "cmpl"
-
-    def content(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def delta(self, text: str, *, begins: bool) -> dict[str, Any]:
-        return {"text": text}

@@ -16,6 +16,10 @@ from goodspeed_runtime.models.tokenizer import ChatTemplateError, Tokenizer
 
 Request = ChatRequest | CompletionRequest
 
+_MOST_TOKENS = 1 << 30
+_LEAST_TOP_P = 1e-6
+"""Lower ones mean the same, the likeliest token alone, and the wire's float32 must not make them 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -42,6 +46,11 @@ class Completions:
         self._generation = generation
         self._tokenizer = tokenizer
         self.served_model_name = served_model_name
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long a client may leave its stream unread."""
+        return self._generation.request_seconds
 
     def prompts(self, request: Request) -> list[list[int]]:
         """The request's prompts as tokens.
@@ -104,7 +113,10 @@ class Completions:
     def _sampling(self, request: Request, choice: int, seed: int) -> Sampling:
         # A drafter's q shapes itself by these too, but only the target decides what is said.
         return Sampling(
-            request.temperature, max(request.top_k, 0), request.top_p, (seed + choice) % SEED_LIMIT
+            request.temperature,
+            max(request.top_k, 0),
+            max(request.top_p, _LEAST_TOP_P),
+            (seed + choice) % SEED_LIMIT,
         )
 
     def seed(self, request: Request) -> int:
@@ -122,7 +134,7 @@ class Completions:
         text = AnswerText(self._tokenizer.text_stream(prompt), request.stop)
         committed = self._generation.generate(
             prompt,
-            max_tokens=request.max_tokens or _default_max_tokens(request),
+            max_tokens=min(request.max_tokens or _default_max_tokens(request), _MOST_TOKENS),
             sampling=self._sampling(request, choice, seed),
             stop_tokens=() if request.ignore_eos else self._tokenizer.stop_tokens,
         )
@@ -152,4 +164,4 @@ class Completions:
 
 def _default_max_tokens(request: Request) -> int:
     """OpenAI's own defaults: 16 for a completion, the rest of the context for a chat."""
-    return 16 if isinstance(request, CompletionRequest) else 1 << 20
+    return 16 if isinstance(request, CompletionRequest) else _MOST_TOKENS

