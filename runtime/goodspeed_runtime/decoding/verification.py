@@ -101,6 +101,16 @@ def verify(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
         raise ValueError(
             f"{logits.shape[0]} rows of logits for {counts.sum()} draft tokens of {counts.size} requests"
         )
+    if logits.is_cuda and requests:
+        from goodspeed_runtime.decoding.fused.judging import judge
+
+        return judge(logits, requests)
+    return verify_by_parts(logits, requests)
+
+
+def verify_by_parts(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
+    """`verify` in torch's own operations, on any device: the reference for the fused kernels."""
+    counts = np.array([len(request.draft.tokens) for request in requests], dtype=np.int64)
     greedy = np.array([request.sampling.greedy for request in requests], dtype=bool)
     order: list[int] = []
     outcomes: list[Tensor] = []
@@ -201,7 +211,8 @@ def _judge_sampled(logits: Tensor, requests: Sequence[Request], layout: _Layout)
         empty = residual.sum(1, keepdim=True) == 0
         weights_left = torch.where(empty, weights_left, residual)
     chosen = _inverse_cdf(weights_left, choose_noise.view(-1, places.size).gather(1, accepted[:, None]))
-    return _outcome(accepted, chosen, (p * total / own).clamp_max_(1.0), owner)
+    # A NaN behind a rejected token decides nothing, so it must not reach the estimates either.
+    return _outcome(accepted, chosen, (p * total / own).nan_to_num_(0.0).clamp_max_(1.0), owner)
 
 
 def _dense_supports(

@@ -208,6 +208,16 @@ def test_logits_that_are_not_finite_end_their_own_sequence_only(temperature):
     assert verdicts.next_tokens.tolist() == [-1, 2]
 
 
+def test_logits_that_are_not_finite_behind_a_rejected_token_count_as_no_acceptance():
+    """They cost nothing; as NaN in the acceptance of one drafter they would stop everybody's grants."""
+    logits = torch.zeros(4, VOCABULARY)
+    logits[:, 2] = 99.0
+    logits[2] = float("nan")
+    verdicts = verify(logits, [Request(4, DraftBlock.point_masses([2, 1, 1]), Sampling(1.0, seed=5))])
+    assert (verdicts.accepted[0], verdicts.next_tokens[0]) == (1, 2)
+    assert verdicts.soft_ratios[0] == pytest.approx(1.0)
+
+
 def test_rows_that_do_not_fit_the_drafts_are_refused():
     with pytest.raises(ValueError, match="2 rows of logits for 2 draft tokens"):
         verify(torch.zeros(2, 4), [Request(0, DraftBlock.point_masses([1, 2]), Sampling())])
