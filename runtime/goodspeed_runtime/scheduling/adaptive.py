@@ -24,7 +24,7 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
         prior: float = 0.6,
         floor: float = 0.01,
         ceiling: float = 0.99,
-        hazard: float = 0.004,
+        hazard: float = 0.002,
         idle_hazard: float = 0.05,
         points: int = 48,
     ) -> None:
@@ -34,8 +34,9 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
             prior: What α is on average after a jump.
             floor: The grid's lower end.
             ceiling: Its upper end, below 1.
-            hazard: The chance of a jump in a round with a draft.
-            idle_hazard: The same in a round without; larger, since only a draft shows that there was none.
+            hazard: The chance of a jump in a round.
+            idle_hazard: The same for a client thought poor that drafts nothing: larger, since only a draft
+                can show that it has become better.
             points: The grid's size.
         """
         if not (0 < hazard < 1 and 0 < idle_hazard < 1 and points > 1):
@@ -76,7 +77,8 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
         variance = variance + np.where(seen, 0.03, 0.0) * (np.minimum(surprise, 4 * variance) - variance)
         variance = np.clip(variance, 0.004, 0.25)
         belief = self._belief[clients]
-        hazard = np.where(seen, self._hazard, self._idle_hazard)[:, None]
+        forgotten = ~seen & (old < self._prior)
+        hazard = np.where(forgotten, self._idle_hazard, self._hazard)[:, None]
         belief += hazard * (self._anywhere - belief)
         misfit = (mean[:, None] - self._grid) ** 2 * (counts / (2 * variance))[:, None]
         belief *= np.exp(misfit.min(axis=1, keepdims=True) - misfit)

@@ -16,7 +16,8 @@ class Moment:
     Attributes:
         seconds: Simulated time.
         rounds: Rounds until then.
-        utility: Σ w·U of the goodput averaged since the start, per round.
+        utility: Σ w·U of the goodput per round, averaged since the start, of the clients present.
+        utility_per_second: The same of the goodput per second.
         estimated: Mean over clients of mu(α̂, S), what this round's grants were expected to yield.
         actual: Mean over clients of the tokens a round since the last moment.
         regret: Share of equation 5's best value, under the true α, that this round's grants miss.
@@ -26,6 +27,7 @@ class Moment:
     seconds: float
     rounds: int
     utility: float
+    utility_per_second: float
     estimated: float
     actual: float
     regret: float

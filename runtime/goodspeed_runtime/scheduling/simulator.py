@@ -85,6 +85,7 @@ class Cell:
         self._prices, self._priced_rounds = 0.0, 0
         self._whole_tokens = np.zeros(len(clients))
         self._whole_rounds = np.zeros(len(clients))
+        self._whole_seconds = np.zeros(len(clients))
         self._moment_tokens, self._moment_rounds = 0.0, 0
         self._gather()
 
@@ -252,6 +253,7 @@ class Cell:
         if rules.every:
             self._whole_tokens[rows] += committed
             self._whole_rounds[rows] += 1
+            self._whole_seconds[rows] += self.now - began
             self._moment_tokens += float(committed.sum()) / len(rows)
             self._moment_rounds += 1
             if self.rounds % rules.every == 0:
@@ -267,7 +269,7 @@ class Cell:
         ledger.verifying += self.now - start
 
     def _moment(self, estimate: Floats) -> Moment:
-        rules, rows = self.rules, self.rows
+        rules, rows, utility = self.rules, self.rows, self.rules.utility
         granted = self._granted[rows]
         goodput = self._goodput.estimates(rows)
         best = self._reference.allocate(
@@ -277,14 +279,17 @@ class Cell:
             caps=self._caps,
             budget=rules.budget,
         )
-        values = self._weights * rules.utility.gradient(goodput)
+        values = self._weights * utility.gradient(goodput)
         most = float((values * expected_goodput(self._true, best.grants)).sum())
         have = float((values * expected_goodput(self._true, granted)).sum())
-        running = self._whole_tokens[rows] / self._whole_rounds[rows]
+        tokens = self._whole_tokens[rows]
+        by_round = utility.value(tokens / self._whole_rounds[rows])
+        by_second = utility.value(tokens / self._whole_seconds[rows])
         return Moment(
             seconds=self.now,
             rounds=self.rounds,
-            utility=float((self._weights * rules.utility.value(running)).sum()),
+            utility=float((self._weights * by_round).sum()),
+            utility_per_second=float((self._weights * by_second).sum()),
             estimated=float(expected_goodput(estimate, granted).mean()),
             actual=self._moment_tokens / self._moment_rounds,
             regret=1 - have / most,

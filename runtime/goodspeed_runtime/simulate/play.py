@@ -26,8 +26,6 @@ from goodspeed_runtime.simulate.scenario import Acceptance, Case, Player, Scenar
 Progress = Callable[[int], None]
 _POINTS = 200
 _PORTIONS = 50
-# Estimates may come as near to 1 as any client of a scenario is.
-_CEILING = 0.999
 
 
 def play(
@@ -102,8 +100,8 @@ def allocator(case: Case, player: Player, utility: AlphaFair, seed: int) -> Allo
 def acceptance_estimator(chosen: Acceptance) -> AcceptanceEstimator:
     """The estimator of α; an oracle's is there to be measured, its estimates are not used."""
     if chosen.estimator == "adaptive":
-        return AdaptiveAcceptanceEstimator(ceiling=_CEILING)
-    return AcceptanceEstimator(step=chosen.step, ceiling=_CEILING)
+        return AdaptiveAcceptanceEstimator()
+    return AcceptanceEstimator(step=chosen.step)
 
 
 def goodput_estimator(player: Player) -> GoodputEstimator:

@@ -54,8 +54,8 @@ class Row:
             that of the optimum: the convex program's where nothing changes, else the best row's.
         gain: g over the baseline's g, minus 1.
         waiting_share: Share of the time that the verifier waited for drafts.
-        regret: Mean share of equation 5's best value, under the true α, that grants missed; None for a
-            fleet.
+        regret: Mean share of equation 5's best value, under the true α, that grants missed; None where
+            goodput is judged per second, and for a fleet.
         tracking_error: Root mean square of α̂ − α; None for a fleet.
         judged: per-round or per-second.
         seed: Of the run.
@@ -110,7 +110,9 @@ def _row(
         optimum_gap=1 - figures.equivalent / best,
         gain=figures.equivalent / base - 1,
         waiting_share=figures.waiting_share,
-        regret=float(np.mean([m.regret for m in moments])) if moments else None,
+        regret=float(np.mean([m.regret for m in moments]))
+        if moments and scenario.judged == "per-round"
+        else None,
         tracking_error=float(np.sqrt(np.mean([m.error**2 for m in moments]))) if moments else None,
         judged=scenario.judged,
         seed=seed,
