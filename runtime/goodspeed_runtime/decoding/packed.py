@@ -138,8 +138,7 @@ class PackedModel:
             ValueError: the context is longer than the model's positions.
         """
         self._module = loaded.module
-        config = self._module.config
-        self._check(config, max_context)
+        self.check(loaded, max_context)
         layers = attention_of(self._module)
         first = next(self._module.parameters())
         self.device: torch.device = first.device
@@ -184,9 +183,20 @@ class PackedModel:
             self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
         return logits.float()
 
-    def _check(self, config: Any, max_context: int) -> None:
-        family = type(self._module).__name__
-        if not getattr(self._module, "_supports_attention_backend", False):
+    @staticmethod
+    def check(loaded: Loaded, max_context: int) -> torch.device:
+        """Refuses what would be served wrong, before anything is allocated.
+
+        Returns:
+            The device that the model is on.
+
+        Raises:
+            UnsupportedModelError: the family cannot be served by packed passes.
+            ValueError: the context is longer than the model's positions.
+        """
+        module = loaded.module
+        config, family = module.config, type(module).__name__
+        if not getattr(module, "_supports_attention_backend", False):
             raise UnsupportedModelError(
                 f"{family} does not use transformers' attention interface; choose a decoder-only family that "
                 "does, such as Llama, Qwen2, Qwen3, Mistral or Gemma"
@@ -201,6 +211,8 @@ class PackedModel:
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and max_context > limit:
             raise ValueError(f"max_context is {max_context}, but {family} has {limit} positions: lower it")
+        device: torch.device = next(module.parameters()).device
+        return device
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from goodspeed_runtime.decoding.kv_cache import KVCache
 
 _PROGRAMS_EACH = 2
 """Attention programs for each multiprocessor: one loads while the other multiplies."""
-_CONTEXT_BLOCK = 64
+_CONTEXT_BLOCK = 32
 _HEADS_BLOCK = 8
 _GATE_BLOCK = 1024
 
@@ -30,7 +30,7 @@ class Decoder:
 
     Attributes:
         columns: int32, device side of the schedule, by name.
-        logits: float32 ``[capacity.tokens, vocabulary]``.
+        logits: float32 ``[capacity.rows, vocabulary]``.
     """
 
     def __init__(self, weights: DecoderWeights, cache: KVCache, capacity: Capacity) -> None:
@@ -65,8 +65,8 @@ class Decoder:
         lines = TILE * self._group
         self._partial = buffer(capacity.pairs, w.kv_heads, lines, w.head_size, kind=torch.float32)
         self._partial_log = buffer(capacity.pairs, w.kv_heads, lines, kind=torch.float32)
-        self._chosen = buffer(tokens, w.hidden)
-        self.logits = buffer(tokens, w.head.shape[0], kind=torch.float32)
+        self._chosen = buffer(capacity.rows, w.hidden)
+        self.logits = buffer(capacity.rows, w.head.shape[0], kind=torch.float32)
 
     def run(self, tokens: int) -> None:
         """Feeds the scheduled tokens, padded to ``tokens``, through every layer; logits come from `head`."""
@@ -171,6 +171,6 @@ class Decoder:
             self._attended,
             *shape,
             SPLITS,
-            num_warps=2,
+            num_warps=1,
         )
         torch.mm(self._attended[:tokens], layer.output.t(), out=self._delta[:tokens])

@@ -54,6 +54,7 @@ class FusedModel:
         slots: int,
         max_context: int,
         max_tokens: int,
+        max_rows: int,
         progress: Progress = lambda _what, _done, _of: None,
     ) -> None:
         """Allocates the cache and buffers and, on CUDA, captures the graphs.
@@ -63,6 +64,7 @@ class FusedModel:
             slots: how many sequences it can hold.
             max_context: most tokens of one sequence.
             max_tokens: most tokens in one pass.
+            max_rows: most rows of logits in one pass.
             progress: told what is being captured, how many are done, of how many.
 
         Raises:
@@ -79,9 +81,10 @@ class FusedModel:
             device=self.device,
         )
         self.acquire, self.release = self.cache.acquire, self.cache.release
-        self._capacity = Capacity(max_tokens, slots, max_context)
+        self._capacity = Capacity(max_tokens, max_rows, slots, max_context)
         self._decoder = Decoder(weights, self.cache, self._capacity)
         self._sizes = sizes_up_to(max_tokens)
+        self._row_sizes = sizes_up_to(max_rows)
         on_cuda = self.device.type == "cuda"
         table = self._decoder.table
         self._staging = [
@@ -118,8 +121,12 @@ class FusedModel:
         """
         check_segments(segments, self.cache)
         count = sum(len(segment.tokens) for segment in segments)
-        if count > self._capacity.tokens:
-            raise ValueError(f"{count} tokens exceed the {self._capacity.tokens} of one pass")
+        wanted = sum(segment.logit_rows for segment in segments)
+        if count > self._capacity.tokens or wanted > self._capacity.rows:
+            raise ValueError(
+                f"{count} tokens and {wanted} rows of logits exceed the {self._capacity.tokens} and "
+                f"{self._capacity.rows} of one pass"
+            )
         tokens = self._sizes[bisect_left(self._sizes, count)]
         turn = self._turn = (self._turn + 1) % _STAGING
         event = self._copied[turn]
@@ -133,7 +140,7 @@ class FusedModel:
         self._decoder.table.copy_(self._staging[turn], non_blocking=True)
         if event is not None:
             event.record()
-        padded_rows = self._sizes[bisect_left(self._sizes, rows)] if rows else 0
+        padded_rows = self._row_sizes[bisect_left(self._row_sizes, rows)] if rows else 0
         if self._bodies:
             self._bodies[tokens].replay()
             if rows:
@@ -155,13 +162,15 @@ class FusedModel:
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
-            for index, size in enumerate(reversed(self._sizes)):
-                progress("capturing graphs", index, len(self._sizes))
-                for graphs, part in ((self._bodies, self._decoder.run), (self._heads, self._decoder.head)):
-                    part(size)  # compiles kernels and chooses algorithms, which a capture must not
-                    graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(graph, pool=pool, stream=stream):
-                        part(size)
-                    graphs[size] = graph
+            work: list[tuple[dict[int, torch.cuda.CUDAGraph], Callable[[int], None], int]]
+            work = [(self._bodies, self._decoder.run, size) for size in reversed(self._sizes)]
+            work += [(self._heads, self._decoder.head, size) for size in reversed(self._row_sizes)]
+            for done, (graphs, part, size) in enumerate(work):
+                progress("capturing graphs", done, len(work))
+                part(size)  # compiles kernels and chooses algorithms, which a capture must not
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool, stream=stream):
+                    part(size)
+                graphs[size] = graph
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        progress("capturing graphs", len(self._sizes), len(self._sizes))
+        progress("capturing graphs", len(work), len(work))

@@ -20,7 +20,7 @@ TILE = 8
 """Query tokens of a tile: a draft of up to seven tokens reads its context once."""
 SPLITS = 16
 """Most chunks of a context."""
-SMALLEST_CHUNK = 256
+SMALLEST_CHUNK = 512
 """Positions of a chunk, at least: shorter ones cost more in joining than they gain in parallelism."""
 
 Columns = npt.NDArray[np.int32]
@@ -31,11 +31,12 @@ class Capacity:
     """How much a pass can hold, and where each column lies in the array that travels.
 
     Attributes:
-        tokens, segments: most in one pass.
+        tokens, rows, segments: most in one pass; rows are those of the logits.
         max_context: token places of a slot.
     """
 
     tokens: int
+    rows: int
     segments: int
     max_context: int
 
@@ -61,8 +62,9 @@ class Capacity:
         """Each column's place in the flat int32 array."""
         sizes = (
             dict.fromkeys(("token_ids", "positions", "rows"), self.tokens)
-            | dict.fromkeys(("token_pair", "token_splits", "token_line", "logit_rows"), self.tokens)
+            | dict.fromkeys(("token_pair", "token_splits", "token_line"), self.tokens)
             | dict.fromkeys(("tile_slot", "tile_token", "tile_count", "tile_position"), self.tiles)
+            | {"logit_rows": self.rows}
             | {"pair_tile": self.pairs, "pair_split": self.pairs, "pairs": 1}
         )
         spans, at = {}, 0

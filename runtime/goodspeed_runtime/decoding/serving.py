@@ -1,0 +1,81 @@
+"""Chooses how a model is run: the fused layers where they fit, else transformers' own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from goodspeed_runtime.decoding.kv_cache import KVCache
+from goodspeed_runtime.decoding.packed import Loaded, PackedModel
+from goodspeed_runtime.decoding.round import Segment
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+
+
+class ServedModel(Protocol):
+    """A model with its KV cache that takes a ragged batch in one pass; see `PackedModel`."""
+
+    cache: KVCache
+    vocabulary_size: int
+    device: torch.device
+
+    @property
+    def lengths(self) -> list[int]:
+        """Valid tokens per slot; setting one lower rolls its sequence back."""
+
+    def acquire(self) -> int | None:
+        """Takes a slot; None when all are taken."""
+
+    def release(self, slot: int) -> None:
+        """Gives a slot back."""
+
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """Feeds all segments; float32 ``[rows, vocabulary]``, valid until the next pass."""
+
+
+def serve(
+    loaded: Loaded,
+    *,
+    slots: int,
+    max_context: int,
+    max_tokens: int,
+    max_rows: int,
+    progress: Progress = lambda _what, _done, _of: None,
+) -> ServedModel:
+    """Allocates what a model needs to be served.
+
+    Args:
+        loaded: the model, on its device and in its dtype.
+        slots: how many sequences it can hold.
+        max_context: most tokens of one sequence.
+        max_tokens: most tokens of one pass.
+        max_rows: most rows of logits of one pass.
+        progress: told what is being prepared, how much is done, of how much.
+
+    Raises:
+        UnsupportedModelError: the family cannot be served at all.
+        ValueError: the context is longer than the model's positions.
+    """
+    if PackedModel.check(loaded, max_context).type == "cuda":
+        # Triton comes with CUDA builds of torch only.
+        from goodspeed_runtime.decoding.fused.model import FusedModel
+        from goodspeed_runtime.decoding.fused.weights import NotFusableError
+
+        try:
+            return FusedModel(
+                loaded,
+                slots=slots,
+                max_context=max_context,
+                max_tokens=max_tokens,
+                max_rows=max_rows,
+                progress=progress,
+            )
+        except NotFusableError as reason:
+            logger.info("served by transformers' own layers: %s", reason)
+    return PackedModel(loaded, slots=slots, max_context=max_context)

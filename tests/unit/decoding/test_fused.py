@@ -1,0 +1,183 @@
+"""The fused layers give every sequence the plain model's logits, and the fused test the same verdicts."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from goodspeed_runtime.decoding.round import Segment
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.decoding.verification import Request, verify, verify_by_parts
+from goodspeed_runtime.protocol.wire import DraftBlock
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+VOCABULARY = 500
+SLOTS, TOKENS, ROWS, CONTEXT = 6, 700, 60, 2500
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.1,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "Llama": (LlamaForCausalLM, LlamaConfig, {}),
+    "Qwen2": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1},
+    ),
+    "Qwen3": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128},
+    ),
+    "Mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 300}),
+}
+
+
+def build(family, dtype=torch.float32):
+    model, config, options = FAMILIES[family]
+    torch.manual_seed(1)
+    return model(config(**SIZES | options)).eval().cuda().to(dtype)
+
+
+def fused(module):
+    from goodspeed_runtime.decoding.fused.model import FusedModel
+
+    model = FusedModel(
+        SimpleNamespace(module=module), slots=SLOTS, max_context=CONTEXT, max_tokens=TOKENS, max_rows=ROWS
+    )
+    for _ in range(SLOTS):
+        model.acquire()
+    return model
+
+
+@torch.inference_mode()
+def alone(plain, tokens, rows):
+    logits = plain(input_ids=torch.tensor([tokens], device="cuda")).logits[0].float()
+    return logits[len(tokens) - rows :]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.bfloat16, 0.06)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_mix_of_prefills_drafts_and_rollbacks_gives_the_plain_models_logits(family, dtype, error):
+    plain, model = build(family, dtype), fused(build(family, dtype))
+    rng = np.random.default_rng(0)
+    held = {slot: [] for slot in range(SLOTS)}
+    for step in range(12):
+        segments, expected, room = [], [], TOKENS
+        for slot in rng.permutation(SLOTS).tolist():
+            kept = max(0, len(held[slot]) - int(rng.integers(0, 3)))
+            count = 650 if step < 3 and slot == 0 else int(rng.choice([1, 5, 8, 9, 40, 300]))
+            count = min(count, room, CONTEXT - kept)
+            if count < 1:
+                continue
+            fed = rng.integers(0, VOCABULARY, count).tolist()
+            held[slot] = held[slot][:kept] + fed
+            model.lengths[slot] = kept
+            rows = min(count, int(rng.integers(0, 9)))
+            segments.append(Segment(slot, kept, fed, rows))
+            expected.append(alone(plain, held[slot], rows))
+            room -= count
+        logits, want = model.forward(segments), torch.cat(expected)
+        assert ((logits - want).norm() <= error * want.norm()).all()
+        assert model.lengths == [len(held[slot]) for slot in range(SLOTS)]
+
+
+def test_what_shares_the_pass_does_not_change_how_a_sequence_attends():
+    model = fused(build("Qwen3", torch.bfloat16))
+    tokens = np.random.default_rng(1).integers(0, VOCABULARY, 1200).tolist()
+    model.forward([Segment(0, 0, tokens[:600], 0)])
+    model.forward([Segment(0, 600, tokens[600:1195], 0)])
+    mine = Segment(0, 1195, tokens[1195:], 5)
+    first = model.forward([mine, Segment(1, 0, tokens[:3], 0)]).clone()
+    model.lengths[0], model.lengths[1] = 1195, 0
+    again = model.forward([Segment(2, 0, tokens[:3], 0), mine])
+    assert torch.equal(first, again)
+
+
+def requests(rng):
+    samplings = [
+        Sampling(0.0),
+        Sampling(1.0, seed=7),
+        Sampling(0.7, 5, 0.9, 2**63 + 5),
+        Sampling(1.0, 0, 0.8, 3),
+        Sampling(1.3, 7, 1.0, 11),
+    ]
+    for index in range(300):
+        columns = [[], [], [], []]
+        for _ in range(int(rng.integers(0, 5))):
+            size = int(rng.choice([0, 1, 6]))
+            support = rng.choice(40, size, replace=False).tolist()
+            columns[0].append(support[0] if size else int(rng.integers(40)))
+            columns[1].append(size)
+            columns[2] += support
+            columns[3] += rng.integers(1, 65535, size).tolist()
+        draft = DraftBlock(*(np.array(column, dtype=np.int32) for column in columns))
+        yield Request(20 + index, draft, samplings[index % len(samplings)])
+
+
+@pytest.mark.parametrize("vocabulary", [40, 49152])
+def test_verdicts_are_those_of_torchs_own_operations(vocabulary):
+    batch = list(requests(np.random.default_rng(2)))
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(sum(len(r.draft) + 1 for r in batch), vocabulary, generator=generator)
+    logits[:, 3] = logits[:, 5] = logits[:, 7]  # ties, at thresholds too
+    logits[:, :40] += 4
+    logits[11, 2], logits[17, 4], logits[23] = float("nan"), float("inf"), float("-inf")
+    here, there = verify_by_parts(logits, batch), verify(logits.cuda(), batch)
+    assert here.accepted.sum() > 50
+    assert (here.next_tokens == there.next_tokens).all()
+    sound = here.next_tokens >= 0
+    assert (here.accepted == there.accepted)[sound].all()
+    np.testing.assert_allclose(here.soft_ratios[sound], there.soft_ratios[sound], rtol=1e-4)
+
+
+def test_a_round_waits_for_the_device_once():
+    model = fused(build("Llama"))
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 40)).tolist()
+    model.forward([Segment(slot, 0, row[:20], 1) for slot, row in enumerate(tokens)])
+    segments = [Segment(slot, 20, row[20:25], 5) for slot, row in enumerate(tokens)]
+    draft = DraftBlock.point_masses([1, 2, 3, 4])
+    batch = [Request(21, draft, Sampling(temperature, seed=3)) for temperature in (0.0, 1.0, 0.5)]
+    verify(model.forward(segments), batch)  # whatever compiles or allocates has done so
+    torch.cuda.synchronize()
+    for slot in range(3):
+        model.lengths[slot] = 20
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            verify(model.forward(segments), batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in waits if "synchroniz" in str(w.message)]) == 1, [str(w) for w in waits]
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(TOKENS + 1, 0), (ROWS + 1, ROWS + 1)])
+def test_more_than_a_pass_takes_is_refused_before_anything_is_written(tokens, rows):
+    model = fused(build("Llama"))
+    with pytest.raises(ValueError, match="of one pass"):
+        model.forward([Segment(0, 0, [1] * tokens, rows)])
+    assert model.lengths == [0] * SLOTS
