@@ -65,10 +65,12 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
             belief = np.exp(-0.5 * ((self._grid - self._estimate[row]) / 0.1) ** 2)
         self._belief[row] = belief / belief.sum()
 
-    def update(self, rows: Integers, ratio_sums: Floats, drafted: Integers) -> None:
+    def update(
+        self, rows: Integers, ratio_sums: Floats, drafted: Integers, *, distinct: bool = False
+    ) -> None:
         """See `AcceptanceEstimator.update`."""
         self._check(ratio_sums, drafted)
-        clients, (sums, counts) = by_client(rows, ratio_sums, drafted)
+        clients, (sums, counts) = by_client(rows, ratio_sums, drafted, distinct=distinct)
         seen = counts > 0
         mean = sums / np.maximum(counts, 1)
         old, variance = self._estimate[clients], self._variance[clients]

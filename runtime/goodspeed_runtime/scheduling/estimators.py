@@ -106,30 +106,34 @@ class AcceptanceEstimator(_Smoothed):
         start = self._prior if estimate is None else estimate
         self._start(row, min(max(start, self._floor), self._ceiling))
 
-    def update(self, rows: Integers, ratio_sums: Floats, drafted: Integers) -> None:
+    def update(
+        self, rows: Integers, ratio_sums: Floats, drafted: Integers, *, distinct: bool = False
+    ) -> None:
         """One round's evidence; several sequences of one client are one average over all their positions.
 
         Args:
             rows: int64 `[m]`, the client of each sequence.
             ratio_sums: float64 `[m]`, Σ min(1, p/q) over the sequence's drafted positions.
             drafted: int64 `[m]`, how many those were.
+            distinct: The caller knows that no client is listed twice.
 
         Raises:
             ValueError: A sum is not finite, negative or above its count.
         """
         self._check(ratio_sums, drafted)
-        clients, (sums, counts) = by_client(rows, ratio_sums, drafted)
-        seen = counts > 0
-        goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
-        step = np.where(seen, self._step, self._idle_step)
+        clients, (sums, counts) = by_client(rows, ratio_sums, drafted, distinct=distinct)
         old = self._estimate[clients]
-        self._estimate[clients] = np.minimum(
-            np.maximum(old + step * (goal - old), self._floor), self._ceiling
-        )
+        if counts.min(initial=1) > 0:
+            new = old + self._step * (sums / counts - old)
+        else:
+            seen = counts > 0
+            goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
+            new = old + np.where(seen, self._step, self._idle_step) * (goal - old)
+        self._estimate[clients] = np.minimum(np.maximum(new, self._floor), self._ceiling)
 
     @staticmethod
     def _check(ratio_sums: Floats, drafted: Integers) -> None:
-        if len(drafted) and not (ratio_sums.min() >= 0 and (drafted - ratio_sums).min() >= -1e-6):
+        if len(drafted) and not np.minimum(ratio_sums, drafted - ratio_sums + 1e-6).min() >= 0:
             raise ValueError("ratio_sums must lie in [0, drafted]: each ratio is min(1, p/q)")
 
 
@@ -160,13 +164,16 @@ class GoodputEstimator(_Smoothed):
             self._updates = np.pad(self._updates, (0, len(self._estimate) - len(self._updates)))
         self._updates[row] = 0
 
-    def update(self, rows: Integers, committed: Floats | Integers) -> None:
-        """One round's tokens, or tokens per second: rows int64 `[m]` (repeats are summed), committed `[m]`.
+    def update(
+        self, rows: Integers, committed: Floats | Integers, *, distinct: bool = False
+    ) -> None:
+        """One round's tokens, or tokens per second: rows int64 `[m]` (repeats are summed, unless the caller knows
+        them to be `distinct`), committed `[m]`.
 
         A client that should count as having got nothing this round is listed with 0; one left out keeps its
         X.
         """
-        clients, (tokens,) = by_client(rows, committed)
+        clients, (tokens,) = by_client(rows, committed, distinct=distinct)
         step = self._step
         if self._decay is not None:
             self._updates[clients] += 1
@@ -175,10 +182,12 @@ class GoodputEstimator(_Smoothed):
         self._estimate[clients] = old + step * (tokens - old)
 
 
-def by_client(rows: Integers, *columns: Floats | Integers) -> tuple[Integers, tuple[Floats, ...]]:
-    """Sums `columns` over the rows that are the same client; rows in rising order need no work."""
-    if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
-        return rows, tuple(np.asarray(column, np.float64) for column in columns)
+def by_client(
+    rows: Integers, *columns: Floats | Integers, distinct: bool = False
+) -> tuple[Integers, tuple[Floats, ...]]:
+    """Sums `columns` over the rows that are the same client; distinct or rising rows need no work."""
+    if distinct or len(rows) < 2 or (rows[1:] > rows[:-1]).all():
+        return rows, tuple([np.asarray(column, np.float64) for column in columns])
     clients, place = np.unique(rows, return_inverse=True)
     return clients, tuple(
         np.asarray(np.bincount(place, column, len(clients)), np.float64) for column in columns

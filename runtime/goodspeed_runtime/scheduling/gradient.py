@@ -42,8 +42,7 @@ class GradientAllocator:
             and budget >= 0
             and log_values.max() < np.inf
             and log_acceptance.max() < 0
-            and goodput.min() >= 0
-            and caps.min() >= 0
+            and np.minimum(goodput, caps).min() >= 0
         ):
             check(weights=weights, acceptance=acceptance, goodput=goodput, caps=caps, budget=budget)
         if floors is not None:

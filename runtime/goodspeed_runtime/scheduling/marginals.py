@@ -97,11 +97,16 @@ def _solve_dense(
 def solve_gains(gains: Floats, caps: Integers, budget: int) -> Allocation:
     """The `budget` largest of `gains` (`[n, L]`, falling along each row, changed here), none of them −inf."""
     longest = gains.shape[1]
-    gains[np.arange(longest) >= caps[:, None]] = -np.inf
+    if caps.min() < longest:
+        gains[np.arange(longest) >= caps[:, None]] = -np.inf
     flat = gains.ravel()
     # The largest gain left out is element `budget` in falling order: all above it are taken, equals by row.
     last = flat.size - 1 - budget
-    cut = float(np.partition(flat, last)[last]) if last >= 0 else -math.inf
+    cut = -math.inf
+    if last >= 0:
+        parted = flat.copy()
+        parted.partition(last)
+        cut = float(parted[last])
     above = gains > cut
     grants = above.sum(axis=1)
     if cut == -math.inf:

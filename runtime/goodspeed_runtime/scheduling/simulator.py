@@ -76,30 +76,34 @@ class Cell:
         self._generator = generator
         self._changes = changes or Changes()
         self._next_change = 0
-        self._ready = np.asarray(self.clients.delay_seconds, np.float64).copy()
-        self._granted = np.zeros(len(clients), np.int64)
+        self._ready = np.asarray(clients.delay_seconds[self.rows], np.float64)
+        self._granted = np.zeros(len(self.rows), np.int64)
         self._wait = 0.0
+        self._costs: dict[int, float] = {}
         self._longest = max(min(int(clients.caps.max()), rules.budget), 1)
         self._noise: Iterator[tuple[Floats, Floats]] = iter(())
         self._reference = GradientAllocator(rules.utility)
         self._prices, self._priced_rounds = 0.0, 0
-        self._whole_tokens = np.zeros(len(clients))
-        self._whole_rounds = np.zeros(len(clients))
-        self._whole_seconds = np.zeros(len(clients))
+        # Since the start, warm-up included; `_since` is what has not been added to any ledger yet.
+        self._whole = Ledger.empty(len(clients))
+        self._since, self._since_rounds, self._since_seconds = np.zeros(0), 0, 0.0
         self._moment_tokens, self._moment_rounds = 0.0, 0
         self._gather()
 
     def join(self, row: int) -> None:
         """Attaches a client, which begins with an empty draft."""
-        self.rows = np.sort(np.append(self.rows, row))
-        self._granted[row] = 0
-        self._ready[row] = self.now + self.clients.delay_seconds[row]
+        self._flush()
+        place = int(np.searchsorted(self.rows, row))
+        self.rows = np.insert(self.rows, place, row)
+        self._granted = np.insert(self._granted, place, 0)
+        self._ready = np.insert(self._ready, place, self.now + self.clients.delay_seconds[row])
         self._gather()
 
     def leave(self, row: int) -> None:
         """Detaches a client; its draft under way is lost."""
-        self.rows = self.rows[self.rows != row]
-        self._granted[row] = 0
+        self._flush()
+        others = self.rows != row
+        self.rows, self._granted, self._ready = self.rows[others], self._granted[others], self._ready[others]
         self._gather()
 
     def take_mean_price(self) -> float:
@@ -115,6 +119,7 @@ class Cell:
             if not len(self.rows) and not self._skip_to_next_change(until):
                 return
             self._round()
+        self._flush()
 
     def _skip_to_next_change(self, until: float) -> bool:
         if self._next_change >= len(self._changes.at) or self._changes.at[self._next_change] >= until:
@@ -159,11 +164,14 @@ class Cell:
             if self.rules.grants_timing
             else None
         )
+        self._firsts = np.arange(len(rows)) * (self._longest + 1)
         self._noise = iter(())
+        self._flush()
+        self._since = np.zeros(len(rows))
 
     def _members(self) -> tuple[float, Flags]:
         """When the next round starts, and which of the rows it takes."""
-        ready = self._ready[self.rows]
+        ready = self._ready
         last = float(ready.max())
         start = max(self.now, last)
         if not self.rules.barrier:
@@ -177,16 +185,27 @@ class Cell:
                 return
         began = self.now
         start, members = self._members()
-        rows = self.rows
-        drafted = np.where(members, self._granted[rows], 0)
-        accepted, ratios = self._judge(drafted)
-        committed = np.where(members, accepted + 1, 0)
-        seconds = self.rules.verification.at(float(drafted.sum() + np.count_nonzero(members)))
-        self.now = start + seconds
+        if members is self._everyone:
+            drafted = self._granted
+            accepted, ratios = self._judge(drafted)
+            committed = accepted + 1
+            tokens = int(drafted.sum()) + len(drafted)
+        else:
+            drafted = np.where(members, self._granted, 0)
+            accepted, ratios = self._judge(drafted)
+            committed = np.where(members, accepted + 1, 0)
+            tokens = int(drafted.sum()) + int(np.count_nonzero(members))
+        self.now = start + self._verification(tokens)
         self.rounds += 1
         self._learn(members, ratios, drafted, committed, self.now - began)
-        expected = self._grant(members)
-        self._record(committed, began, start, expected)
+        estimate = self._grant(members)
+        self._record(committed, began, start, estimate)
+
+    def _verification(self, tokens: int) -> float:
+        seconds = self._costs.get(tokens)
+        if seconds is None:
+            seconds = self._costs[tokens] = self.rules.verification.at(float(tokens))
+        return seconds
 
     def _judge(self, drafted: Integers) -> tuple[Integers, Floats]:
         """How many of each draft are accepted, and the sum of its ratios min(1, p/q)."""
@@ -195,26 +214,26 @@ class Cell:
             shape = (_BLOCK, len(self.rows), self._longest)
             costs = self._exponent * self._generator.standard_exponential(shape)
             passes = costs <= self._generator.standard_exponential(shape)
+            # What 0, 1, 2, ... drafted tokens come to, so that a draft's length is its index.
+            sums = np.zeros((_BLOCK, len(self.rows), self._longest + 1))
+            np.exp(-costs).cumsum(axis=2, out=sums[:, :, 1:])
             self._noise = zip(
-                np.exp(-costs).cumsum(axis=2),
-                np.logical_and.accumulate(passes, axis=2).sum(axis=2),
-                strict=True,
+                sums.reshape(_BLOCK, -1), np.logical_and.accumulate(passes, axis=2).sum(axis=2), strict=True
             )
             one = next(self._noise)
         sums, run = one
-        ratios = np.where(drafted > 0, sums[np.arange(len(drafted)), np.maximum(drafted - 1, 0)], 0.0)
-        return np.minimum(run, drafted), ratios
+        return np.minimum(run, drafted), sums.take(self._firsts + drafted)
 
     def _learn(
         self, members: Flags, ratios: Floats, drafted: Integers, committed: Integers, seconds: float
     ) -> None:
         rows = self.rows
-        took = rows if members is self._everyone else rows[members]
         if members is self._everyone:
-            self._acceptance.update(took, ratios, drafted)
+            self._acceptance.update(rows, ratios, drafted, distinct=True)
         else:
-            self._acceptance.update(took, ratios[members], drafted[members])
-        self._goodput.update(rows, committed / seconds if self.rules.per_second else committed)
+            self._acceptance.update(rows[members], ratios[members], drafted[members], distinct=True)
+        earned = committed / seconds if self.rules.per_second else committed
+        self._goodput.update(rows, earned, distinct=True)
 
     def _grant(self, members: Flags) -> Floats:
         """Solves for the next grants, hands them to the members, and returns mu(α̂, S) of all."""
@@ -233,44 +252,51 @@ class Cell:
         if allocation.wait_seconds is not None:
             self._wait = allocation.wait_seconds
         if members is self._everyone:
-            grants = allocation.grants
-            self._granted[rows] = grants
-            self._ready[rows] = self.now + self._delay + grants * self._draft
+            self._granted = allocation.grants
+            self._ready = self.now + self._delay + self._granted * self._draft
         else:
-            took = rows[members]
             grants = member_grants(
                 solved=allocation.grants,
                 members=members,
-                in_flight=self._granted[rows],
+                in_flight=self._granted,
                 budget=self.rules.budget,
             )
-            self._granted[took] = grants
-            self._ready[took] = self.now + self._delay[members] + grants * self._draft[members]
+            self._granted[members] = grants
+            self._ready[members] = self.now + self._delay[members] + grants * self._draft[members]
         return estimate
 
     def _record(self, committed: Integers, began: float, start: float, estimate: Floats) -> None:
-        rules, ledger, rows = self.rules, self.ledger, self.rows
-        if rules.every:
-            self._whole_tokens[rows] += committed
-            self._whole_rounds[rows] += 1
-            self._whole_seconds[rows] += self.now - began
-            self._moment_tokens += float(committed.sum()) / len(rows)
-            self._moment_rounds += 1
-            if self.rounds % rules.every == 0:
-                ledger.moments.append(self._moment(estimate))
-                self._moment_tokens, self._moment_rounds = 0.0, 0
-        if self.rounds <= rules.warm_up_rounds:
+        rules, ledger = self.rules, self.ledger
+        self._since += committed
+        self._since_rounds += 1
+        self._since_seconds += self.now - began
+        if rules.every and self.rounds % rules.every == 0:
+            self._flush()
+            ledger.moments.append(self._moment(estimate))
+            self._moment_tokens, self._moment_rounds = 0.0, 0
+        if self.rounds > rules.warm_up_rounds:
+            ledger.round_seconds.append(self.now - began)
+            ledger.waiting += start - began
+            ledger.verifying += self.now - start
+        elif self.rounds == rules.warm_up_rounds:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Adds the rounds since the last time to the sums; they all had the same clients."""
+        rows, tokens = self.rows, self._since
+        if not self._since_rounds:
             return
-        ledger.tokens[rows] += committed
-        ledger.rounds[rows] += 1
-        ledger.seconds[rows] += self.now - began
-        ledger.round_seconds.append(self.now - began)
-        ledger.waiting += start - began
-        ledger.verifying += self.now - start
+        for ledger in (self._whole, self.ledger) if self.rounds > self.rules.warm_up_rounds else (self._whole,):
+            ledger.tokens[rows] += tokens
+            ledger.rounds[rows] += self._since_rounds
+            ledger.seconds[rows] += self._since_seconds
+        self._moment_tokens += float(tokens.sum()) / len(rows)
+        self._moment_rounds += self._since_rounds
+        self._since, self._since_rounds, self._since_seconds = np.zeros(len(rows)), 0, 0.0
 
     def _moment(self, estimate: Floats) -> Moment:
         rules, rows, utility = self.rules, self.rows, self.rules.utility
-        granted = self._granted[rows]
+        granted = self._granted
         goodput = self._goodput.estimates(rows)
         best = self._reference.allocate(
             weights=self._weights,
@@ -282,9 +308,8 @@ class Cell:
         values = self._weights * utility.gradient(goodput)
         most = float((values * expected_goodput(self._true, best.grants)).sum())
         have = float((values * expected_goodput(self._true, granted)).sum())
-        tokens = self._whole_tokens[rows]
-        by_round = utility.value(tokens / self._whole_rounds[rows])
-        by_second = utility.value(tokens / self._whole_seconds[rows])
+        by_round = utility.value(self._whole.tokens[rows] / self._whole.rounds[rows])
+        by_second = utility.value(self._whole.tokens[rows] / self._whole.seconds[rows])
         return Moment(
             seconds=self.now,
             rounds=self.rounds,
