@@ -81,7 +81,8 @@ def run(
         goodspeed-operator --lease-namespace default --address 127.0.0.1
     """
     logs.configure(log_format, log_level)
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line an event otherwise
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # a line an event otherwise
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # regrets to get no signals
     logging.getLogger("httpx").setLevel(logging.WARNING)
     names = tuple(part.strip() for part in namespaces.split(",") if part.strip())
     lease = (lease_name, lease_namespace, identity or socket.gethostname())
@@ -106,6 +107,7 @@ async def _run(
     from goodspeed_operator.handlers.controller import Controller, StartOverError
     from goodspeed_operator.handlers.health import Health, application
     from goodspeed_operator.handlers.metrics import OperatorMetrics
+    from goodspeed_operator.handlers.watch import WatchEndedError
 
     metrics = OperatorMetrics()
     health = Health(stale_seconds)
@@ -154,7 +156,7 @@ async def _run(
         code = 1
         while isinstance(outcome, BaseExceptionGroup):
             outcome = outcome.exceptions[0]
-        known = isinstance(outcome, LeaseLostError | APIError)
+        known = isinstance(outcome, LeaseLostError | WatchEndedError | APIError)
         logger.error("stopping: %s", outcome, exc_info=None if known else outcome)
     await api.__aexit__(None, None, None)
     await runner.cleanup()
@@ -163,25 +165,14 @@ async def _run(
 
 async def _act(make: Callable[[bool], Controller], api: KubernetesAPI, namespaces: tuple[str, ...]) -> None:
     """Watches and reconciles until cancelled, or until either fails."""
-    import kopf
-
     from goodspeed_operator.handlers.controller import has_pod_monitors
-    from goodspeed_operator.handlers.watch import registry, settings
+    from goodspeed_operator.handlers.watch import watch
 
     pod_monitors = await has_pod_monitors(api)
     controller = make(pod_monitors)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(controller.run(), name="controller")
-        tasks.create_task(
-            kopf.operator(
-                registry=registry(controller, api, pod_monitors=pod_monitors),
-                settings=settings(),
-                standalone=True,
-                clusterwide=not namespaces,
-                namespaces=namespaces,
-            ),
-            name="kopf",
-        )
+        tasks.create_task(watch(controller, api, namespaces, pod_monitors=pod_monitors), name="watch")
 
 
 def main() -> None:

@@ -101,9 +101,7 @@ class OperatorProcess:
         """The sum of a metric's series."""
         lines = self.get("/metrics")[1].splitlines()
         return sum(
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if line.startswith((name + " ", name + "{"))
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{"))
         )
 
     def log(self) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from goodspeed_operator.cluster.client import FIELD_MANAGER, FIELD_MANAGERS
-from goodspeed_operator.cluster.kinds import Kind, Manifest
+from goodspeed_operator.cluster.kinds import CLUSTER, Kind, Manifest
 from goodspeed_operator.cluster.ownership import intruders
 from goodspeed_operator.resources.naming import CLUSTER_LABEL
 
@@ -130,6 +130,7 @@ class Observed:
     def __init__(self) -> None:
         self._clusters: dict[Key, Manifest] = {}
         self._children: defaultdict[Key, dict[Child, Observation]] = defaultdict(dict)
+        self._keys: dict[Child, Key] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
 
     def see_cluster(self, body: Manifest) -> Key:
@@ -166,11 +167,10 @@ class Observed:
         What arrives late changes nothing: the answer to a call may come after the
         watch has shown what somebody did to the object since, its deletion included.
         """
-        name = body.get("metadata", {}).get("labels", {}).get(CLUSTER_LABEL)
-        if not name:
-            return None
-        key = Key(body["metadata"]["namespace"], name)
         child = Child.of(kind, body)
+        key = self._key_of(child, body["metadata"])
+        if key is None:
+            return None
         uid = body["metadata"].get("uid", "")
         if deleted:
             self._bury(body["metadata"])
@@ -185,7 +185,17 @@ class Observed:
         if known is not None and known.version > seen.version > 0:
             return None
         self._children[key][child] = seen
+        self._keys[child] = key
         return None if known == seen else key
+
+    def _key_of(self, child: Child, metadata: Mapping[str, Any]) -> Key | None:
+        """Whose child it is: by what was known before, by owner or by label; each of them can be edited."""
+        if child in self._keys:
+            return self._keys[child]
+        owners = metadata.get("ownerReferences") or ()
+        name = next((owner["name"] for owner in owners if owner.get("kind") == CLUSTER.kind), None)
+        name = name or (metadata.get("labels") or {}).get(CLUSTER_LABEL)
+        return Key(child.namespace, name) if name else None
 
     def _bury(self, metadata: Mapping[str, Any]) -> None:
         """Remembers a deletion; one that lost its labels looks deleted too, and may come back newer."""
@@ -198,6 +208,7 @@ class Observed:
 
     def _forget(self, key: Key, child: Child) -> None:
         del self._children[key][child]
+        self._keys.pop(child, None)
         if not self._children[key]:
             del self._children[key]
 
@@ -220,6 +231,7 @@ class Observed:
             for child in list(children):
                 if child.kind in kinds and (child.kind, child.namespace, child.name) not in found:
                     del children[child]
+                    self._keys.pop(child, None)
                     lost.add(key)
             if not children:
                 del self._children[key]

@@ -50,6 +50,10 @@ REFUSED_SECONDS = 60.0
 """Until what the API server refused is tried again."""
 
 
+class NamespaceGoingError(Exception):
+    """The namespace is being deleted, and the cluster with it."""
+
+
 class Reconciler:
     """Makes one cluster as its spec says, once, each time it is asked."""
 
@@ -102,7 +106,10 @@ class Reconciler:
             return None
         pods = pods_of(self._observed.children(key), self._clock())
         plan = self._plan(key, cluster, pods)
-        refusals = await self._apply(key, cluster, plan)
+        try:
+            refusals = await self._apply(key, cluster, plan)
+        except NamespaceGoingError:
+            return None
         await self._prune(key, cluster, plan)
         # Our own calls have changed what is there; the watches will say so and bring us back.
         fleet = self._fleet(key, pods, refusals, await self._events(key, pods))
@@ -165,6 +172,8 @@ class Reconciler:
                     await self._api.take_over(child.kind, child.namespace, child.name, replicas=replicas)
                 stored = await self._api.apply(manifest)
             except APIError as error:
+                if error.status == 403 and "being terminated" in error.message:
+                    raise NamespaceGoingError from error
                 if not error.permanent and error.status != 403:
                     raise
                 words = short(error.message or error.reason)

@@ -3,10 +3,17 @@
 Only low-level event handlers are used: they write nothing on the objects, no
 finalizer, no annotation, no progress, so that the operator may be gone for an
 hour and a cluster can be deleted without it.
+
+kopf gets a thread and an event loop of its own: where it runs it takes the
+process's signals, and at its end it cancels every task it finds.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -39,8 +46,66 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-def registry(controller: Controller, api: KubernetesAPI, *, pod_monitors: bool) -> kopf.OperatorRegistry:
-    """Handlers that hand every event to the controller; kopf logs in as ``api`` does."""
+Tell = Callable[[Callable[[], None]], None]
+"""Has something called in the controller's event loop."""
+
+
+class WatchEndedError(RuntimeError):
+    """kopf has stopped watching, though nobody asked it to."""
+
+
+async def watch(
+    controller: Controller, api: KubernetesAPI, namespaces: tuple[str, ...], *, pod_monitors: bool
+) -> None:
+    """Watches until cancelled; the controller is told in this very event loop.
+
+    Raises:
+        WatchEndedError: kopf gave up.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    ended: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def tell(call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(call)
+
+    def end(error: BaseException | None) -> None:
+        if not ended.done():
+            ended.set_result(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=registry(controller, api, tell, pod_monitors=pod_monitors),
+                    settings=settings(),
+                    standalone=True,
+                    clusterwide=not namespaces,
+                    namespaces=namespaces,
+                    stop_flag=stop,
+                )
+            )
+        except BaseException as found:  # noqa: BLE001 - told in the other thread
+            error = found
+        tell(lambda: end(error))
+
+    threading.Thread(target=run, name="kopf", daemon=True).start()
+    try:
+        error = await ended
+        raise WatchEndedError(f"watching ended: {error or 'no reason given'}") from error
+    finally:
+        stop.set()
+
+
+def registry(
+    controller: Controller,
+    api: KubernetesAPI,
+    tell: Callable[[Callable[[], None]], None],
+    *,
+    pod_monitors: bool,
+) -> kopf.OperatorRegistry:
+    """Handlers that have every event told to the controller; kopf logs in as ``api`` does."""
     result = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=result)
@@ -59,18 +124,25 @@ def registry(controller: Controller, api: KubernetesAPI, *, pod_monitors: bool) 
 
     @kopf.on.event(CLUSTER.group, CLUSTER.version, CLUSTER.plural, id="cluster", registry=result)
     async def cluster(event: Any, body: Any, **_: Any) -> None:
-        controller.see_cluster(_plain(body, CLUSTER), deleted=event["type"] == "DELETED")
+        seen, deleted = _plain(body, CLUSTER), event["type"] == "DELETED"
+        tell(lambda: controller.see_cluster(seen, deleted=deleted))
 
     for kind in (*CHILDREN, POD):
         if not kind.optional or pod_monitors:
-            _watch_child(result, controller, kind)
+            _watch_child(result, controller, tell, kind)
     return result
 
 
-def _watch_child(result: kopf.OperatorRegistry, controller: Controller, kind: Kind) -> None:
+def _watch_child(
+    result: kopf.OperatorRegistry,
+    controller: Controller,
+    tell: Tell,
+    kind: Kind,
+) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=result)
     async def child(event: Any, body: Any, **_: Any) -> None:
-        controller.see_child(kind, _plain(body, kind), deleted=event["type"] == "DELETED")
+        seen, deleted = _plain(body, kind), event["type"] == "DELETED"
+        tell(lambda: controller.see_child(kind, seen, deleted=deleted))
 
 
 def _plain(body: Any, kind: Kind) -> dict[str, Any]:

