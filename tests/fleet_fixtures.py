@@ -27,6 +27,20 @@ def own(folder, tmp_path):
     fleet.stop()
 
 
+@pytest.fixture(scope="module")
+def fleet(folder, tmp_path_factory):
+    """A verifier, a drafter with a model and one that looks up, for tests that mend what they break."""
+    fleet = Fleet(folder, tmp_path_factory.mktemp("fleet"))
+    try:
+        verifier = fleet.verifier(max_sequences=8)
+        fleet.drafter("model", fleet.uri("draft"), verifier)
+        fleet.drafter("lookup", "ngram://", verifier)
+        fleet.wait()
+        yield fleet
+    finally:
+        fleet.stop()
+
+
 @pytest.fixture(scope="session")
 def greedy(folder):
     """The target's own greedy answer, from plain passes."""

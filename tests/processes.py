@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -91,6 +92,47 @@ class Server:
     def kill(self):
         self.process.kill()
         self.process.wait(10)
+
+
+class Stream:
+    """A greedy answer streamed in a thread of its own.
+
+    Attributes:
+        tokens: what has come so far.
+        finish: why it ended.
+        error: what broke it.
+    """
+
+    def __init__(self, server, prompt, count):
+        self.prompt = prompt
+        self.tokens = []
+        self.finish = self.error = None
+        self._thread = threading.Thread(target=self._ask, args=(server, count), daemon=True)
+        self._thread.start()
+
+    def _ask(self, server, count):
+        try:
+            for chunk in server.client.completions.create(
+                model="target",
+                prompt=self.prompt,
+                temperature=0,
+                max_tokens=count,
+                stream=True,
+                extra_body={"ignore_eos": True, "return_token_ids": True},
+            ):
+                choice = chunk.choices[0]
+                self.tokens += choice.token_ids
+                self.finish = choice.finish_reason
+        except (openai.OpenAIError, httpx.HTTPError) as error:
+            self.error = error
+
+    @property
+    def done(self):
+        return not self._thread.is_alive()
+
+    def join(self):
+        self._thread.join(200)
+        assert self.done, "the answer has not ended"
 
 
 class Fleet:

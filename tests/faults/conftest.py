@@ -1,5 +1,5 @@
-"""Every test here breaks a fleet of its own."""
+"""The tests here break what they are given, and mend it."""
 
-from fleet_fixtures import folder, greedy, own, tokenizer
+from fleet_fixtures import fleet, folder, greedy, own, tokenizer
 
-__all__ = ["folder", "greedy", "own", "tokenizer"]
+__all__ = ["fleet", "folder", "greedy", "own", "tokenizer"]

@@ -31,9 +31,11 @@ COALESCED_BYTES = 4 << 20
 OUTBOX_FRAMES = 4096
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_FRAME_BYTES),
-    # A verifier that vanished without a word is noticed in some five seconds.
+    # A verifier that vanished without a word is noticed in some seven seconds.
     ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    # The option that counts while the peer's kernel still answers: a process that hangs.
+    ("grpc.http2.ping_timeout_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # The back-off is ours: gRPC's own would grow to minutes beside it.

@@ -27,9 +27,11 @@ MOST_STREAMS = 4096
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_FRAME_BYTES),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
-    # A drafter that vanished without a word is noticed in some five seconds.
+    # A drafter that vanished without a word is noticed in some seven seconds.
     ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    # The option that counts while the peer's kernel still answers: a process that hangs.
+    ("grpc.http2.ping_timeout_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
