@@ -129,7 +129,7 @@ def requests(rng):
         columns = [[], [], [], []]
         for _ in range(int(rng.integers(0, 5))):
             size = int(rng.choice([0, 1, 6]))
-            support = rng.choice(40, size, replace=False).tolist()
+            support = [int(t) for t in rng.choice(40, size, replace=False)]
             columns[0].append(support[0] if size else int(rng.integers(40)))
             columns[1].append(size)
             columns[2] += support
@@ -140,11 +140,18 @@ def requests(rng):
 
 @pytest.mark.parametrize("vocabulary", [40, 49152])
 def test_verdicts_are_those_of_torchs_own_operations(vocabulary):
-    batch = list(requests(np.random.default_rng(2)))
+    rng = np.random.default_rng(2)
+    batch = list(requests(rng))
     generator = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(sum(len(r.draft) + 1 for r in batch), vocabulary, generator=generator)
     logits[:, 3] = logits[:, 5] = logits[:, 7]  # ties, at thresholds too
     logits[:, :40] += 4
+    row = 0
+    for request in batch:  # many drafts are likely tokens, or nothing would be accepted
+        for token in request.draft.tokens:
+            logits[row, token] += float(rng.choice([0, 9]))
+            row += 1
+        row += 1
     logits[11, 2], logits[17, 4], logits[23] = float("nan"), float("inf"), float("-inf")
     here, there = verify_by_parts(logits, batch), verify(logits.cuda(), batch)
     assert here.accepted.sum() > 50

@@ -248,6 +248,8 @@ def judge(
             kept = _ordered(x).to(tl.int64) >= tl.load(floors + row)
             p = tl.where(kept, tl.exp((x - tl.load(peaks + row)) * inverse), 0.0).to(tl.float64)
             p = p / tl.load(masses + row)
+            # A row with a logit that is not finite was not described: nothing there stands.
+            p = tl.where(tl.load(best + row) >= 0, p, 0.0)
             own = tl.load(own_weights + first_draft + j).to(tl.float64)
             total = tl.load(total_weights + first_draft + j).to(tl.float64)
             stands = (_uniform(seed_low, seed_high, position + j, 0) * own < p * total).to(tl.int32)
