@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,8 +14,6 @@ from goodspeed_runtime.decoding.packed import Loaded, PackedModel
 from goodspeed_runtime.decoding.round import Segment
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 class ServedModel(Protocol):
@@ -46,7 +44,6 @@ def serve(
     max_context: int,
     max_tokens: int,
     max_rows: int,
-    progress: Progress = lambda _what, _done, _of: None,
 ) -> ServedModel:
     """Allocates what a model needs to be served.
 
@@ -56,7 +53,6 @@ def serve(
         max_context: most tokens of one sequence.
         max_tokens: most tokens of one pass.
         max_rows: most rows of logits of one pass.
-        progress: told what is being prepared, how much is done, of how much.
 
     Raises:
         UnsupportedModelError: the family cannot be served at all.
@@ -74,7 +70,6 @@ def serve(
                 max_context=max_context,
                 max_tokens=max_tokens,
                 max_rows=max_rows,
-                progress=progress,
             )
         except NotFusableError as reason:
             logger.info("served by transformers' own layers: %s", reason)

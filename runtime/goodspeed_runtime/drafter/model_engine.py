@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from goodspeed_runtime.decoding.packed import PackedModel, Segment
 from goodspeed_runtime.decoding.proposing import propose
+from goodspeed_runtime.decoding.round import Segment
+from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.drafter.engine import Job
 from goodspeed_runtime.models.loading import LoadedModel
 from goodspeed_runtime.protocol.wire import DraftBlock
 
 PREFILL_CHUNK = 256
+"""Most tokens of a prompt in one pass."""
+JOINT_TOKENS = 32
+"""Most tokens of each sequence in the pass that drafts its first token, together with others."""
 
 
 @dataclass(slots=True)
@@ -78,7 +82,13 @@ class ModelEngine:
         self.fingerprint = loaded.fingerprint
         positions = getattr(loaded.module.config, "max_position_embeddings", None) or max_context
         self._max_context = min(max_context, positions)
-        self._model = PackedModel(loaded, slots=slots, max_context=self._max_context)
+        self._model = serve(
+            loaded,
+            slots=slots,
+            max_context=self._max_context,
+            max_tokens=max(PREFILL_CHUNK, slots * JOINT_TOKENS),
+            max_rows=slots,
+        )
         if self._model.vocabulary_size < vocabulary_size:
             raise ValueError(
                 f"the draft model knows {self._model.vocabulary_size} token ids, the target's tokenizer has "
@@ -145,8 +155,8 @@ class ModelEngine:
         del fed[same:]
         state.committed = len(job.tokens)
         self._model.lengths[state.slot] = same
-        while len(job.tokens) - len(fed) > PREFILL_CHUNK:
-            chunk = job.tokens[len(fed) : len(fed) + PREFILL_CHUNK]
+        while (rest := len(job.tokens) - len(fed)) > JOINT_TOKENS:
+            chunk = job.tokens[len(fed) : len(fed) + min(PREFILL_CHUNK, rest - 1)]
             self._model.forward([Segment(state.slot, len(fed), chunk, 0)])
             fed.extend(chunk)
         return state

@@ -13,8 +13,9 @@ import logging
 import threading
 import time
 
-from goodspeed_runtime.decoding.packed import PackedModel, Segment
+from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.decoding.serving import ServedModel
 from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
@@ -40,7 +41,7 @@ class Engine:
         failed: set once passes keep failing; the process should exit.
     """
 
-    def __init__(self, model: PackedModel, settings: VerifierSettings, ledger: Ledger) -> None:
+    def __init__(self, model: ServedModel, settings: VerifierSettings, ledger: Ledger) -> None:
         self._model = model
         self._settings = settings
         self._grants = Grants(settings)
@@ -322,7 +323,7 @@ class Engine:
                 self._ledger.granted(sequence)
 
 
-def warm_up(model: PackedModel) -> None:
+def warm_up(model: ServedModel) -> None:
     """One pass of each kind before anyone waits for it."""
     slot = model.acquire()
     if slot is None:

@@ -19,7 +19,7 @@ from goodspeed_runtime.protocol.verification import check_verification
 from goodspeed_runtime.verifier.settings import AllocatorName, ObjectiveName, VerifierSettings
 
 if TYPE_CHECKING:
-    from goodspeed_runtime.decoding.packed import PackedModel
+    from goodspeed_runtime.decoding.serving import ServedModel
     from goodspeed_runtime.verifier.messages import Target
 
 logger = logging.getLogger(__name__)
@@ -107,9 +107,7 @@ def serve(
     ] = "gradient",
     objective: Annotated[
         ObjectiveName,
-        typer.Option(
-            envvar="GOODSPEED_OBJECTIVE", help="Goodput by what; perSecond is not built yet."
-        ),
+        typer.Option(envvar="GOODSPEED_OBJECTIVE", help="Goodput by what; perSecond is not built yet."),
     ] = "perRound",
     utility_alpha: Annotated[
         float,
@@ -258,10 +256,10 @@ async def _serve(
 
 def _load(
     settings: VerifierSettings, uri: ModelURI, dtype: DType, device: Device, threads: int, cache: Path | None
-) -> tuple[PackedModel, Target]:
+) -> tuple[ServedModel, Target]:
     import torch
 
-    from goodspeed_runtime.decoding.packed import PackedModel
+    from goodspeed_runtime.decoding.serving import serve
     from goodspeed_runtime.models.loading import load_model
     from goodspeed_runtime.models.tokenizer import load_tokenizer
     from goodspeed_runtime.verifier.engine import warm_up
@@ -271,7 +269,15 @@ def _load(
         torch.set_num_threads(threads)
     loaded = load_model(uri, dtype=dtype, device=device, cache=cache)
     tokenizer = load_tokenizer(uri, cache=cache)
-    model = PackedModel(loaded, slots=settings.max_sequences, max_context=settings.max_context_tokens)
+    # Drafts in flight never exceed the budget, and each sequence has one more row: its next token.
+    rows = settings.budget_tokens + settings.max_sequences
+    model = serve(
+        loaded,
+        slots=settings.max_sequences,
+        max_context=settings.max_context_tokens,
+        max_tokens=rows + settings.prefill_chunk_tokens,
+        max_rows=rows,
+    )
     warm_up(model)
     logger.info("loaded %s as %s on %s, fingerprint %s", uri, loaded.dtype, loaded.device, loaded.fingerprint)
     target = Target(

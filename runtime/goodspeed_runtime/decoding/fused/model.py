@@ -6,6 +6,7 @@ host writes one pinned array and launches; nothing waits for the device.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ from goodspeed_runtime.decoding.round import Segment, check_segments
 _STAGING = 2
 """Host arrays in turn: one may still be on its way to the device while the next is written."""
 
-Progress = Callable[[str, int, int], None]
+logger = logging.getLogger(__name__)
 
 
 def sizes_up_to(limit: int) -> list[int]:
@@ -55,7 +56,6 @@ class FusedModel:
         max_context: int,
         max_tokens: int,
         max_rows: int,
-        progress: Progress = lambda _what, _done, _of: None,
     ) -> None:
         """Allocates the cache and buffers and, on CUDA, captures the graphs.
 
@@ -65,7 +65,6 @@ class FusedModel:
             max_context: most tokens of one sequence.
             max_tokens: most tokens in one pass.
             max_rows: most rows of logits in one pass.
-            progress: told what is being captured, how many are done, of how many.
 
         Raises:
             NotFusableError: the general path has to run this model.
@@ -97,7 +96,7 @@ class FusedModel:
         self._bodies: dict[int, torch.cuda.CUDAGraph] = {}
         self._heads: dict[int, torch.cuda.CUDAGraph] = {}
         if on_cuda:
-            self._capture(progress)
+            self._capture()
 
     @property
     def lengths(self) -> list[int]:
@@ -154,7 +153,7 @@ class FusedModel:
         return self._decoder.logits[:rows]
 
     @torch.inference_mode()
-    def _capture(self, progress: Progress) -> None:
+    def _capture(self) -> None:
         # Captured over an empty schedule: no pairs, and no row is written.
         columns = self._views[0]
         columns["rows"][:] = -1
@@ -165,12 +164,11 @@ class FusedModel:
             work: list[tuple[dict[int, torch.cuda.CUDAGraph], Callable[[int], None], int]]
             work = [(self._bodies, self._decoder.run, size) for size in reversed(self._sizes)]
             work += [(self._heads, self._decoder.head, size) for size in reversed(self._row_sizes)]
-            for done, (graphs, part, size) in enumerate(work):
-                progress("capturing graphs", done, len(work))
+            logger.info("capturing %d graphs, some seconds", len(work))
+            for graphs, part, size in work:
                 part(size)  # compiles kernels and chooses algorithms, which a capture must not
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, stream=stream):
                     part(size)
                 graphs[size] = graph
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        progress("capturing graphs", len(work), len(work))
