@@ -87,11 +87,14 @@ class AcceptanceEstimator(_Smoothed):
         self,
         *,
         step: float = 0.1,
+        decay: float | None = None,
         prior: float = 0.6,
         idle_step: float = 0.01,
         floor: float = 0.01,
         ceiling: float = 0.99,
     ) -> None:
+        """With `decay` a the t-th round with drafts steps by max(step, (t + 10)^−a), as in Theorem 1."""
+        _check_decay(decay)
         for name, value in (("step", step), ("idle_step", idle_step)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
@@ -100,11 +103,14 @@ class AcceptanceEstimator(_Smoothed):
         super().__init__()
         self._step, self._prior, self._idle_step = step, prior, idle_step
         self._floor, self._ceiling = floor, ceiling
+        self._decay = decay
+        self._updates: Floats = np.zeros(0)
 
     def add(self, row: int, estimate: float | None = None) -> None:
         """Starts a row at `estimate`, or at the prior."""
         start = self._prior if estimate is None else estimate
         self._start(row, min(max(start, self._floor), self._ceiling))
+        self._updates = _restarted(self._updates, len(self._estimate), row)
 
     def update(
         self, rows: Integers, ratio_sums: Floats, drafted: Integers, *, distinct: bool = False
@@ -123,12 +129,16 @@ class AcceptanceEstimator(_Smoothed):
         self._check(ratio_sums, drafted)
         clients, (sums, counts) = by_client(rows, ratio_sums, drafted, distinct=distinct)
         old = self._estimate[clients]
-        if counts.min(initial=1) > 0:
+        if self._decay is None and counts.min(initial=1) > 0:
             new = old + self._step * (sums / counts - old)
         else:
             seen = counts > 0
+            step: float | Floats = self._step
+            if self._decay is not None:
+                self._updates[clients] += seen
+                step = np.maximum(step, (self._updates[clients] + 10) ** -self._decay)
             goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
-            new = old + np.where(seen, self._step, self._idle_step) * (goal - old)
+            new = old + np.where(seen, step, self._idle_step) * (goal - old)
         self._estimate[clients] = np.minimum(np.maximum(new, self._floor), self._ceiling)
 
     @staticmethod
@@ -148,8 +158,7 @@ class GoodputEstimator(_Smoothed):
         """With `decay` b a client's t-th update steps by max(step, t^−b), as in Theorem 1 of the paper."""
         if not 0 <= step <= 1:
             raise ValueError(f"step is {step}; it must lie in [0, 1]")
-        if decay is not None and not 0.5 < decay <= 1:
-            raise ValueError(f"decay is {decay}; it must lie in (0.5, 1]")
+        _check_decay(decay)
         super().__init__()
         self._step: float | Floats = step
         self._decay = decay
@@ -160,16 +169,12 @@ class GoodputEstimator(_Smoothed):
         if estimate is None:
             estimate = float(self._estimate[self._present].mean()) if self._present.any() else 1.0
         self._start(row, estimate)
-        if len(self._updates) < len(self._estimate):
-            self._updates = np.pad(self._updates, (0, len(self._estimate) - len(self._updates)))
-        self._updates[row] = 0
+        self._updates = _restarted(self._updates, len(self._estimate), row)
 
-    def update(
-        self, rows: Integers, committed: Floats | Integers, *, distinct: bool = False
-    ) -> None:
-        """One round's tokens, or tokens per second: rows int64 `[m]` (repeats are summed, unless the caller knows
-        them to be `distinct`), committed `[m]`.
+    def update(self, rows: Integers, committed: Floats | Integers, *, distinct: bool = False) -> None:
+        """One round's tokens, or tokens per second: rows int64 `[m]`, committed `[m]`.
 
+        Repeated rows are summed, unless the caller knows them to be `distinct`.
         A client that should count as having got nothing this round is listed with 0; one left out keeps its
         X.
         """
@@ -180,6 +185,19 @@ class GoodputEstimator(_Smoothed):
             step = np.maximum(step, self._updates[clients] ** -self._decay)
         old = self._estimate[clients]
         self._estimate[clients] = old + step * (tokens - old)
+
+
+def _check_decay(decay: float | None) -> None:
+    if decay is not None and not 0.5 < decay <= 1:
+        raise ValueError(f"decay is {decay}; it must lie in (0.5, 1]")
+
+
+def _restarted(updates: Floats, size: int, row: int) -> Floats:
+    """The counts of updates, grown to `size`, with the row's at 0."""
+    if len(updates) < size:
+        updates = np.pad(updates, (0, size - len(updates)))
+    updates[row] = 0
+    return updates
 
 
 def by_client(

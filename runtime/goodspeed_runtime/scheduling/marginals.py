@@ -205,7 +205,12 @@ class _Ladder:
         found = np.empty_like(self._values)
         for start in range(0, len(found), _BLOCK):  # what is at work stays in the processor's cache
             here = slice(start, start + _BLOCK)
-            values, slopes, caps, counts = self._values[here], self._slopes[here], self._caps[here], found[here]
+            values, slopes, caps, counts = (
+                self._values[here],
+                self._slopes[here],
+                self._caps[here],
+                found[here],
+            )
             np.subtract(values, level, out=counts)
             counts *= self._reach[here]
             np.maximum(counts, 0, out=counts)

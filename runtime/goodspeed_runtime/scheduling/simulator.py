@@ -286,7 +286,9 @@ class Cell:
         rows, tokens = self.rows, self._since
         if not self._since_rounds:
             return
-        for ledger in (self._whole, self.ledger) if self.rounds > self.rules.warm_up_rounds else (self._whole,):
+        for ledger in (
+            (self._whole, self.ledger) if self.rounds > self.rules.warm_up_rounds else (self._whole,)
+        ):
             ledger.tokens[rows] += tokens
             ledger.rounds[rows] += self._since_rounds
             ledger.seconds[rows] += self._since_seconds
