@@ -129,7 +129,8 @@ def _times(churn: Churn | None, here: bool, horizon: float, generator: np.random
     """When a client leaves and joins, by turns."""
     if churn is None:
         return []
-    times, at = [], 0.0
+    times: list[float] = []
+    at = 0.0
     while True:
         at += generator.exponential(churn.mean_stay_seconds if here else churn.mean_away_seconds)
         if at >= horizon:

@@ -35,7 +35,9 @@ def simulate(
     ] = None,
     plots: Annotated[
         Path | None,
-        typer.Option("--plots", metavar="FOLDER", help="Draw PNG and SVG there; needs goodspeed\\[simulate]."),
+        typer.Option(
+            "--plots", metavar="FOLDER", help="Draw PNG and SVG there; needs goodspeed\\[simulate]."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Other luck; the scenario's seed where it is not given.")
@@ -56,7 +58,7 @@ def simulate(
     goodspeed simulate -s stragglers --plots figures   with pictures
     goodspeed simulate -s drift --show > mine.yaml     a start for one of your own
     goodspeed simulate -f mine.yaml --json mine.json --rounds 500
-    """
+    """  # noqa: D301 - typer reads the backspace
     if scenario is not None and file is not None:
         raise _fail("--scenario and --file are both given; give one of them")
     try:
@@ -117,7 +119,8 @@ def _table(rows: Sequence[Row]) -> Table:
     table = Table("scenario", "allocator", pad_edge=False)
     unit = "round" if rows[0].judged == "per-round" else "s"
     for heading in (
-        "utility", "gain", "gap", "Jain", f"min/{unit}", "p95 round", "tok/round", "tok/s", "waiting", "regret", "α̂ error",
+        "utility", "gain", "gap", "Jain", f"min/{unit}", "p95 round",
+        "tok/round", "tok/s", "waiting", "regret", "α̂ error",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     last = rows[0].scenario

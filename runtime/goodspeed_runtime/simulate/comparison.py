@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast, cast
-from goodspeed_runtime.simulate.fleet import play_fleet
+from goodspeed_runtime.simulate.fleet import FleetMoment, play_fleet
 from goodspeed_runtime.simulate.play import Progress, play
 from goodspeed_runtime.simulate.results import Played, Row, rows_of
 from goodspeed_runtime.simulate.scenario import Case, Player, Scenario
@@ -56,11 +56,14 @@ def compare(
 
 
 def _play(scenario: Scenario, case: Case, player: Player, them: Cast, progress: Progress) -> Played:
-    common = {"rounds": scenario.rounds, "seed": scenario.seed, "progress": progress}
-    if scenario.cells is None:
-        ledger, fleet = play(scenario, case, player, them, **common), []
+    rounds, seed, cells = scenario.rounds, scenario.seed, scenario.cells
+    fleet: list[FleetMoment] = []
+    if cells is None:
+        ledger = play(scenario, case, player, them, rounds=rounds, seed=seed, progress=progress)
     else:
-        ledger, fleet = play_fleet(scenario, case, player, them, scenario.cells, **common)
+        ledger, fleet = play_fleet(
+            scenario, case, player, them, cells, rounds=rounds, seed=seed, progress=progress
+        )
     figures = ledger.figures(
         weights=them.population.weights,
         utility=AlphaFair(scenario.fairness),

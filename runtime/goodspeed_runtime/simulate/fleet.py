@@ -1,4 +1,4 @@
-"""Many cells at once, and the slow loop that moves drafters from where budget is dear to where it is cheap."""
+"""Many cells at once, and the slow loop that moves drafters from dear budget to cheap budget."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def play_fleet(
         new_tokens, new_rounds = ledger.tokens - tokens, ledger.rounds - lived
         tokens, lived = ledger.tokens.copy(), ledger.rounds.copy()
         if new_rounds.min() > 0:
-            moments.append(
-                _moment(now, played, prices, new_tokens / new_rounds, population.weights, utility)
-            )
+            moments.append(_moment(now, played, prices, new_tokens / new_rounds, population.weights, utility))
         if player.slow_loop:
             for move in moves_by_price(
                 prices=prices,

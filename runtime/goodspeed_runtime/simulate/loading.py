@@ -37,7 +37,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def preset_names() -> list[str]:
     """The scenarios that come with the package, in order of name."""
-    return sorted(file.name.removesuffix(".yaml") for file in _PRESETS.iterdir() if file.name.endswith(".yaml"))
+    return sorted(
+        file.name.removesuffix(".yaml") for file in _PRESETS.iterdir() if file.name.endswith(".yaml")
+    )
 
 
 def preset(name: str) -> Scenario:
@@ -91,7 +93,9 @@ def parse(text: str, *, source: str = "scenario") -> Scenario:
     except ValidationError as error:
         lines = _lines(error.errors(include_url=False))
         count = "1 field" if len(lines) == 1 else f"{len(lines)} fields"
-        raise ScenarioError(f"{source}: {count} to fix:" + "".join(f"\n  {line}" for line in lines)) from error
+        raise ScenarioError(
+            f"{source}: {count} to fix:" + "".join(f"\n  {line}" for line in lines)
+        ) from error
 
 
 def _lines(errors: list[ErrorDetails]) -> list[str]:
@@ -107,7 +111,9 @@ def _lines(errors: list[ErrorDetails]) -> list[str]:
             continue
         precise = [error for error in same if not error["type"].endswith("_type")]
         if not precise and len(same) > 1:
-            lines.append(f"{path}: {same[0]['input']!r} must be a number, a list of numbers or from, to, spacing")
+            lines.append(
+                f"{path}: {same[0]['input']!r} must be a number, a list of numbers or from, to, spacing"
+            )
         else:
             lines.append(f"{path}: {_fix((precise or same)[0])}".removeprefix(": "))
     return lines

@@ -190,14 +190,14 @@ def _fairness(comparison: Comparison) -> Figure:
 
 def _gain(comparison: Comparison) -> Figure:
     """Gain over the baseline as clients grow apart."""
-    cases = [case for case in comparison.scenario.cases if case.spread is not None]
+    cases = [(case, case.spread) for case in comparison.scenario.cases if case.spread is not None]
     figure = Figure(figsize=(6.5, 4.0), layout="constrained")
     axis = figure.subplots()
     gains = {(row.scenario, row.allocator): row.gain for row in comparison.rows}
     for index, player in enumerate(comparison.scenario.allocators):
         axis.plot(
-            [case.spread for case in cases],
-            [100 * gains[f"{comparison.scenario.name}/{case.name}", player.name] for case in cases],
+            [spread for _, spread in cases],
+            [100 * gains[f"{comparison.scenario.name}/{case.name}", player.name] for case, _ in cases],
             marker="o",
             label=player.name,
             color=_COLOURS[index % len(_COLOURS)],

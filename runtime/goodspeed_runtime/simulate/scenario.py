@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -52,14 +53,16 @@ class Range(Part):
 
     def values(self, count: int, generator: np.random.Generator) -> Floats:
         """float64 `[count]`."""
-        ends = np.array([self.from_, self.to])
+        first, last = self.from_, self.to
+        values: Floats
         match self.spacing:
             case "even":
-                values = np.linspace(*ends, count)
+                values = np.linspace(first, last, count)
             case "log":
-                values = np.geomspace(*ends, count)
+                values = np.geomspace(first, last, count)
             case "logit":
-                values = 1 / (1 + np.exp(-np.linspace(*np.log(ends / (1 - ends)), count)))
+                logits = np.linspace(math.log(first / (1 - first)), math.log(last / (1 - last)), count)
+                values = 1 / (1 + np.exp(-logits))
         return generator.permutation(values) if self.shuffled else values
 
 
@@ -103,11 +106,11 @@ class Clients(Part):
             value = getattr(self, name)
             if isinstance(value, list) and len(value) != self.count:
                 raise ValueError(
-                    f"{to_camel(name)} has {len(value)} values; count is {self.count}: give one a client, or one number"
+                    f"{to_camel(name)} has {len(value)} values for {self.count} clients; "
+                    "give one a client, or one for all"
                 )
-        if isinstance(self.acceptance, Range) and not (
-            0 < min(self.acceptance.from_, self.acceptance.to)
-            and max(self.acceptance.from_, self.acceptance.to) < 1
+        if isinstance(self.acceptance, Range) and not all(
+            0 < end < 1 for end in (self.acceptance.from_, self.acceptance.to)
         ):
             raise ValueError("acceptance must lie between 0 and 1, both ends excluded")
         for name in ("draft_seconds", "delay_seconds"):
