@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,3 +36,9 @@ def test_no_module_is_called_utils():
     python = [path for folder in ("operator", "runtime") for path in (ROOT / folder).rglob("*.py")]
     assert python
     assert not [path for path in python if path.stem in {"util", "utils", "helpers", "misc", "common"}]
+
+
+def test_every_file_below_tests_has_a_name_of_its_own():
+    """Pytest imports them by name alone, so two of one name stop the whole run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, times in names.items() if times > 1] == ["conftest.py"]

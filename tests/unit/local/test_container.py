@@ -1,10 +1,9 @@
 from pathlib import Path
 
 import pytest
+from manifests import pod
 
 from goodspeed_operator.local.container import ContainerError, Surroundings, resolve
-
-from .manifests import pod
 
 CONFIG = {("demo", "settings"): {"GOODSPEED_BUDGET_TOKENS": "32", "GOODSPEED_CLUSTER": "demo"}}
 

@@ -1,6 +1,6 @@
-from goodspeed_operator.local.expansion import expand
+from manifests import service, workload
 
-from .manifests import service, workload
+from goodspeed_operator.local.expansion import expand
 
 CONTAINER = {"name": "main", "command": ["true"]}
 

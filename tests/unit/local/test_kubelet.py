@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from manifests import pod
 
 from goodspeed_operator.local.backoff import Backoff
 from goodspeed_operator.local.container import ContainerError, Surroundings
 from goodspeed_operator.local.kubelet import Kubelet, Phase
 from goodspeed_operator.local.network import Block
 from goodspeed_operator.local.process import tail
-
-from .manifests import pod
 
 SERVER = """
 import http.server, os, signal, sys

@@ -1,9 +1,8 @@
 import pytest
+from manifests import service, workload
 
 from goodspeed_operator.local.expansion import expand
 from goodspeed_operator.local.network import Block, NoAddressError, Resolver, records
-
-from .manifests import service, workload
 
 CONTAINER = {"name": "main", "command": ["true"]}
 FOUND = {"verifier-0.verifier.demo": "127.0.9.2", "verifier.demo": "127.0.9.2", "one.demo": "127.0.9.3"}

@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from clusters import clusters
+from cluster_matrix import clusters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
