@@ -48,7 +48,7 @@ def run(
         str, typer.Option(envvar="GOODSPEED_LEASE_NAMESPACE", help="Namespace of the lease.")
     ] = "default",
     identity: Annotated[
-        str, typer.Option(envvar="GOODSPEED_IDENTITY", help="This replica's name [default: the host's].")
+        str, typer.Option(envvar="GOODSPEED_IDENTITY", help="This replica's name.", show_default="the host's")
     ] = "",
     address: Annotated[
         str, typer.Option(envvar="GOODSPEED_ADDRESS", help="IP address to listen on.")

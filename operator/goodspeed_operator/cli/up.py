@@ -26,12 +26,14 @@ Timeout = Annotated[
 StateDir = Annotated[
     Path | None,
     typer.Option(
-        envvar="GOODSPEED_STATE_DIR", help="Folder of logs and volumes [default: ~/.local/state/goodspeed/…]."
+        envvar="GOODSPEED_STATE_DIR",
+        help="Folder of logs and volumes.",
+        show_default="~/.local/state/goodspeed/…",
     ),
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(envvar="GOODSPEED_CACHE", help="Model cache folder [default: ~/.cache/goodspeed]."),
+    typer.Option(envvar="GOODSPEED_CACHE", help="Model cache folder.", show_default="~/.cache/goodspeed"),
 ]
 
 

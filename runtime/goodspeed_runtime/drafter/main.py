@@ -66,7 +66,7 @@ def serve(
         ),
     ] = "127.0.0.1:50051",
     name: Annotated[
-        str, typer.Option(envvar="GOODSPEED_NAME", help="Unique name [default: the host's].")
+        str, typer.Option(envvar="GOODSPEED_NAME", help="Unique name.", show_default="the host's")
     ] = "",
     pool: Annotated[
         str, typer.Option(envvar="GOODSPEED_POOL", help="Pool label of every metric.")
@@ -78,7 +78,8 @@ def serve(
         str,
         typer.Option(
             envvar="GOODSPEED_SERVED_MODEL_NAME",
-            help="What requests call the model [default: from the target].",
+            help="What requests call the model.",
+            show_default="from the target",
         ),
     ] = "",
     weight: Annotated[
@@ -130,7 +131,8 @@ def serve(
         int, typer.Option(envvar="GOODSPEED_HTTP_PORT", min=0, max=65535, help="Port of the HTTP API.")
     ] = 8000,
     cache: Annotated[
-        Path | None, typer.Option(envvar="GOODSPEED_CACHE", help="Model cache [default: ~/.cache/goodspeed].")
+        Path | None,
+        typer.Option(envvar="GOODSPEED_CACHE", help="Model cache.", show_default="~/.cache/goodspeed"),
     ] = None,
     verification: Annotated[
         str,

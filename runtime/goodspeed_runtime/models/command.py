@@ -23,7 +23,7 @@ app = typer.Typer(help="Fetch, convert and list models.", no_args_is_help=True)
 
 Cache = Annotated[
     Path | None,
-    typer.Option(envvar="GOODSPEED_CACHE", help="Cache folder [default: ~/.cache/goodspeed]."),
+    typer.Option(envvar="GOODSPEED_CACHE", help="Cache folder.", show_default="~/.cache/goodspeed"),
 ]
 
 

