@@ -53,12 +53,12 @@ async def test_a_sequence_closed_while_its_prompt_is_read_or_its_draft_waits_fre
 
 
 async def test_a_drafters_series_are_there_from_its_welcome_and_gone_with_its_stream(cell, greedy):
+    def drafters(name: str) -> set[str]:
+        return {series.labels["drafter"] for series in cell.series(name)}
+
     async with cell.peer("first", pool="a") as first:
         async with cell.peer("second", pool="b") as second:
-            assert {s.labels["drafter"] for s in cell.series("goodspeed_spec_decode_drafts_total")} == {
-                "first",
-                "second",
-            }
+            await until(lambda: drafters("goodspeed_spec_decode_drafts_total") == {"first", "second"})
             opened = await second.open(1, PROMPT)
             await second.draft(1, opened.position + 1, greedy(PROMPT, 3)[1:])
             assert (await second.reply("verdict")).accepted == 2
