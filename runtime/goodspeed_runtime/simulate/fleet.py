@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goodspeed_runtime.scheduling.arrays import Floats
+from goodspeed_runtime.rebalancing.decide import decide
+from goodspeed_runtime.rebalancing.decision import Limits
+from goodspeed_runtime.rebalancing.history import History
+from goodspeed_runtime.rebalancing.observation import Cells as CellTable
+from goodspeed_runtime.rebalancing.observation import CostCurve, Drafters, Observation
+from goodspeed_runtime.scheduling.arrays import Floats, Integers
 from goodspeed_runtime.scheduling.ledger import Ledger
-from goodspeed_runtime.scheduling.placement import moves_by_price
 from goodspeed_runtime.scheduling.simulator import Cell
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast
@@ -31,12 +35,14 @@ class FleetMoment:
         rounds: Rounds of a cell until then, on average.
         utility: Σ w·U of the goodput per round within the interval.
         price_spread: 1 − p10/p90 of the cells' shadow prices: 0 when budget costs the same everywhere.
+        moves: Drafters that changed cell at its end.
     """
 
     seconds: float
     rounds: int
     utility: float
     price_spread: float
+    moves: int = 0
 
 
 def play_fleet(
@@ -72,6 +78,14 @@ def play_fleet(
         )
         for index in range(cells.count)
     ]
+    names = tuple(f"cell-{i}" for i in range(cells.count)), tuple(f"d-{i}" for i in range(len(population)))
+    limits = Limits(
+        hysteresis=cells.hysteresis,
+        cooldown=cells.cooldown_seconds,
+        moves=max(1, round(cells.share * len(population))),
+        fairness=scenario.fairness,
+    )
+    history = History()
     now, played = 0.0, 0
     end = np.inf if scenario.seconds is None else scenario.seconds
     tokens, lived = np.zeros(len(population)), np.zeros(len(population))
@@ -85,25 +99,57 @@ def play_fleet(
         played = reached
         new_tokens, new_rounds = ledger.tokens - tokens, ledger.rounds - lived
         tokens, lived = ledger.tokens.copy(), ledger.rounds.copy()
+        moves = 0
+        if player.slow_loop and new_rounds.min() > 0:
+            rows = np.arange(len(population))
+            observation = Observation(
+                now,
+                _cell_table(names[0], prices, case.budget_tokens),
+                Drafters(
+                    names=names[1],
+                    pools=np.zeros(len(population), np.int64),
+                    cells=cell_of.copy(),
+                    weights=population.weights,
+                    acceptance=acceptance.estimates(rows),
+                    sequences=np.ones(len(population)),
+                    goodput=new_tokens / new_rounds,
+                    caps=population.caps,
+                    rates=new_tokens / cells.interval_seconds,
+                ),
+            )
+            outcome = decide(observation, limits, history)
+            history = outcome.history.after(outcome.changes, now, limits.cooldown)
+            moves = len(outcome.changes)
+            for each in outcome.changes:
+                row, origin, target = (
+                    int(name.rpartition("-")[2]) for name in (each.subject, each.source, each.destination)
+                )
+                fleet[origin].leave(row)
+                fleet[target].join(row)
+                cell_of[row] = target
         if new_rounds.min() > 0:
-            moments.append(_moment(now, played, prices, new_tokens / new_rounds, population.weights, utility))
-        if player.slow_loop:
-            for move in moves_by_price(
-                prices=prices,
-                cell_of=cell_of,
-                goodput=goodput.estimates(np.arange(len(population))),
-                hysteresis=cells.hysteresis,
-                share=cells.share,
-            ):
-                fleet[move.origin].leave(move.client)
-                fleet[move.target].join(move.client)
-                cell_of[move.client] = move.target
+            moments.append(
+                _moment(now, played, prices, new_tokens / new_rounds, population.weights, utility, moves)
+            )
     progress(rounds - min(played, rounds))
     return ledger, moments
 
 
+def _cell_table(names: tuple[str, ...], prices: Floats, budget: int) -> CellTable:
+    """The cells as the slow loop observes them; their budget is the scenario's to set."""
+    budgets: Integers = np.full(len(names), budget, np.int64)
+    curves = tuple(CostCurve() for _ in names)
+    return CellTable(names, prices, budgets, budgets, curves, np.zeros(len(names), np.bool_))
+
+
 def _moment(
-    now: float, rounds: int, prices: Floats, goodput: Floats, weights: Floats, utility: AlphaFair
+    now: float,
+    rounds: int,
+    prices: Floats,
+    goodput: Floats,
+    weights: Floats,
+    utility: AlphaFair,
+    moves: int,
 ) -> FleetMoment:
     dear, cheap = np.quantile(prices, [0.9, 0.1])
     return FleetMoment(
@@ -111,4 +157,5 @@ def _moment(
         rounds=rounds,
         utility=float((weights * utility.value(goodput)).sum()),
         price_spread=float(1 - cheap / dear) if dear > 0 else 0.0,
+        moves=moves,
     )

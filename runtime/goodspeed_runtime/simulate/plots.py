@@ -209,19 +209,22 @@ def _gain(comparison: Comparison) -> Figure:
 
 
 def _fleet(comparison: Comparison) -> Figure:
-    """Utility of the fleet over time, and how much the price of budget differs between cells."""
-    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Utility of the fleet over time, how much the price of budget differs between cells, and moves."""
+    figure = Figure(figsize=(11.0, 3.6), layout="constrained")
+    left, right, moves = figure.subplots(1, 3)
     for each in comparison.played:
         seconds = [moment.seconds for moment in each.fleet]
         colour = _colour(comparison, each)
         left.plot(seconds, [m.utility for m in each.fleet], label=each.player.name, color=colour)
         if each.player.allocator not in {"fixed", "random"}:
             right.plot(seconds, [m.price_spread for m in each.fleet], color=colour)
+        if each.player.slow_loop:
+            moves.step(seconds, [m.moves for m in each.fleet], where="post", color=colour)
     left.set_ylabel("utility within an interval")
     right.set_ylabel("1 − p10/p90 of the cells' shadow prices")
     right.set_ylim(0, 1)
-    for axis in (left, right):
+    moves.set_ylabel("moves")
+    for axis in (left, right, moves):
         axis.set_xlabel("seconds")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))

@@ -137,9 +137,12 @@ class Cells(Part):
     """Equal blocks of neighbouring clients, or cells of very different sizes."""
     interval_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Between two decisions of the slow loop."""
-    hysteresis: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Of a cell's drafters that one decision may move."""
+    hysteresis: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """How much the prices of two cells must differ, as a fraction."""
+    cooldown_seconds: Seconds = 120.0
+    """After a move, for its drafter and both its cells."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Of all drafters that one decision may move."""
 
 
 class Published(Part):
