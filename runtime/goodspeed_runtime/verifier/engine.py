@@ -26,6 +26,7 @@ from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.pacing import seconds_to_wait
 from goodspeed_runtime.verifier.sequence import Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
+from goodspeed_runtime.verifier.speeds import RoundTimes
 from goodspeed_runtime.verifier.verdicts import Replies, commit_draft, commit_first
 from goodspeed_runtime.verifier.waiting import WaitingRoom
 
@@ -52,6 +53,8 @@ class Engine:
         self._under_way: list[Work] = []
         self._failures = 0
         self._recent_round = 0.0
+        self._last_round = 0.0
+        self._wait_seconds: float | None = None
         self.failed = threading.Event()
         ledger.slots_used(lambda: settings.max_sequences - model.cache.free_slots)
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
@@ -229,6 +232,8 @@ class Engine:
                 since_first=time.monotonic() - first,
                 recent_round=self._recent_round,
                 gather_fraction=self._settings.gather_fraction,
+                since_round=time.monotonic() - self._last_round,
+                chosen=self._wait_seconds,
             )
             if wait <= 0:
                 self._ledger.phase("gather", time.monotonic() - first)
@@ -259,20 +264,26 @@ class Engine:
         judged = [item for item in work if item.request is not None]
         verdicts = verify(logits, [item.request for item in judged if item.request is not None])
         computed = time.monotonic()
+        tokens = sum(len(item.segment.tokens) for item in work)
+        begun = min(item.sequence.granted if item.sequence.opened else item.sequence.arrived for item in work)
+        times = RoundTimes(tokens, computed - started, computed - max(self._last_round, begun))
         replies = Replies(started, round(1e6 * (computed - started)))
         for item in work:
             if item.request is None:
                 item.sequence.filled += len(item.segment.tokens)
         outcomes = self._commit(judged, verdicts, replies)
-        self._grants.learn(outcomes)
-        self._regrant([item.sequence for item in judged], replies)
-        finished = time.monotonic()
+        active = [sequence for sequence in self._live() if sequence.opened]
+        self._grants.learn(outcomes, active, times)
+        self._regrant(active, [item.sequence for item in judged], replies)
         for client, frame in replies.frames():
             client.deliver(frame)
+        finished = self._last_round = time.monotonic()
+        for item in judged:
+            item.sequence.granted = finished
         self._recent_round = finished - started
         self._ledger.round(
             outcomes,
-            tokens=sum(len(item.segment.tokens) for item in work),
+            tokens=tokens,
             forward=computed - started,
             schedule=finished - computed,
             clients=self._clients,
@@ -300,6 +311,7 @@ class Engine:
                         float(verdicts.soft_ratios[index]),
                         committed,
                         min(accepted, committed),
+                        max(0.0, sequence.arrived - sequence.granted),
                     )
                 )
             else:
@@ -309,13 +321,13 @@ class Engine:
                 self._forget(sequence)
         return outcomes
 
-    def _regrant(self, judged: list[Sequence], replies: Replies) -> None:
-        active = [s for s in self._live() if s.opened]
+    def _regrant(self, active: list[Sequence], judged: list[Sequence], replies: Replies) -> None:
         if not active:
             return
         members = {id(sequence) for sequence in judged}
         with self._ledger.solving():
             figures = self._grants.grant(active, [id(sequence) in members for sequence in active])
+        self._wait_seconds = figures.wait_seconds
         self._ledger.scheduled(figures)
         for sequence in judged:
             if sequence.slot >= 0 and sequence.opened:
@@ -335,6 +347,3 @@ def warm_up(model: ServedModel) -> None:
     finally:
         model.lengths[slot] = 0
         model.release(slot)
-
-
-__all__ = ["Engine", "warm_up"]

@@ -108,7 +108,7 @@ def serve(
     ] = "gradient",
     objective: Annotated[
         ObjectiveName,
-        typer.Option(envvar="GOODSPEED_OBJECTIVE", help="Goodput by what; perSecond is not built yet."),
+        typer.Option(envvar="GOODSPEED_OBJECTIVE", help="Goodput by what, for gradient."),
     ] = "perRound",
     utility_alpha: Annotated[
         float,
@@ -158,8 +158,6 @@ def serve(
         check_verification(verification)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--verification") from error
-    if objective != "perRound":
-        logger.warning("objective %s is not built yet: budget is shared by goodput per round", objective)
     settings = VerifierSettings(
         name=name or socket.gethostname(),
         cluster=cluster,
@@ -172,6 +170,7 @@ def serve(
         max_draft_tokens=max_draft_tokens,
         gather_fraction=gather_fraction,
         allocator=allocator,
+        objective=objective,
         utility_alpha=utility_alpha,
         acceptance_step=acceptance_step,
         goodput_step=goodput_step,

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 
 def seconds_to_wait(
-    *, ready: int, expected: int, since_first: float, recent_round: float, gather_fraction: float
+    *,
+    ready: int,
+    expected: int,
+    since_first: float,
+    recent_round: float,
+    gather_fraction: float,
+    since_round: float = 0.0,
+    chosen: float | None = None,
 ) -> float:
     """How much longer to wait for drafts before a round starts.
 
@@ -19,10 +26,15 @@ def seconds_to_wait(
         since_first: seconds since the first of the ready ones arrived.
         recent_round: seconds a recent round took.
         gather_fraction: share of ``recent_round`` that a round may wait.
+        since_round: seconds since the last round's verdicts went out.
+        chosen: seconds after those verdicts at which the scheduler wants the round to start, where
+            it has chosen them; the share then says nothing.
 
     Returns:
         Seconds, 0 to start at once. Meaningless when nothing is ready.
     """
     if ready == 0 or expected == 0:
         return 0.0
+    if chosen is not None:
+        return max(0.0, chosen - since_round)
     return max(0.0, gather_fraction * recent_round - since_first)

@@ -49,6 +49,7 @@ class Sequence:
         sampling: how the target's tokens are drawn.
         stop_tokens: ids that end it.
         arrived: monotonic seconds when it, or its draft, came in.
+        granted: monotonic seconds when its grant was sent.
         slot: of the KV cache; -1 while it waits for one.
         filled: tokens of the prefill that are in the cache; the prefill is over at `len(tokens)`.
         opened: whether its first token has been sent.
@@ -64,6 +65,7 @@ class Sequence:
     sampling: Sampling
     stop_tokens: frozenset[int]
     arrived: float
+    granted: float = 0.0
     slot: int = -1
     filled: int = 0
     opened: bool = False

@@ -26,6 +26,7 @@ class VerifierSettings:
         gather_fraction: how long a round waits for drafts that are still out, as a
             share of a recent round's time; 0 never waits.
         allocator: divides the budget.
+        objective: what gradient divides it for: goodput per round or per second.
         utility_alpha: of the α-fair utility.
         acceptance_step: η of the acceptance estimate.
         goodput_step: β of the goodput estimate.
@@ -42,6 +43,7 @@ class VerifierSettings:
     max_draft_tokens: int = 16
     gather_fraction: float = 0.5
     allocator: AllocatorName = "gradient"
+    objective: ObjectiveName = "perRound"
     utility_alpha: float = 1.0
     acceptance_step: float = 0.1
     goodput_step: float = 0.1

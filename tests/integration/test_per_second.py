@@ -1,0 +1,55 @@
+"""Goodput per second: the verifier measures what drafts cost and waits for nobody who is slow."""
+
+import asyncio
+
+from peers import until
+
+PROMPT = list(b"Once upon a time")
+
+
+async def follow(peer, sequence, truth, *, delay=0.0, wrong=False):
+    """Drafts the truth as far as granted, `delay` seconds a token; returns the answer and the grants."""
+    opened = await peer.open(sequence, PROMPT, max_tokens=len(truth))
+    answer, grants = [opened.token], [opened.grant]
+    while len(answer) < len(truth):
+        guess = truth[len(answer) : len(answer) + grants[-1]]
+        await asyncio.sleep(delay * (len(guess) + 1))
+        if wrong:
+            guess = [(token + 1) % 256 for token in guess]
+        await peer.draft(sequence, len(PROMPT) + len(answer), guess)
+        verdict = await peer.reply("verdict")
+        answer += guess[: verdict.accepted]
+        if verdict.has_next_token:
+            answer.append(verdict.next_token)
+        grants.append(verdict.grant)
+    return answer, grants
+
+
+async def test_answers_are_the_targets_own(make_cell, greedy):
+    cell = await make_cell(objective="perSecond", budget_tokens=12)
+    truth = greedy(PROMPT, 80)
+    async with cell.peer("quick") as quick, cell.peer("slow") as slow:
+        both = await asyncio.gather(follow(quick, 1, truth), follow(slow, 1, truth, delay=0.01))
+    assert [answer for answer, _ in both] == [truth, truth]
+
+
+async def test_nothing_is_drafted_when_nothing_drafted_stands(make_cell, greedy):
+    cell = await make_cell(objective="perSecond", budget_tokens=8)
+    truth = greedy(PROMPT, 60)
+    async with cell.peer() as peer:
+        answer, grants = await follow(peer, 1, truth, delay=0.02, wrong=True)
+    assert answer == truth
+    assert sum(grants[20:]) < 0.2 * len(grants[20:])
+
+
+async def test_a_quick_drafter_does_not_wait_for_a_slow_one(make_cell, greedy):
+    cell = await make_cell(objective="perSecond", budget_tokens=8)
+    truth = greedy(PROMPT, 200)
+    async with cell.peer("quick") as quick, cell.peer("slow") as slow:
+        opened = await slow.open(1, PROMPT, max_tokens=50)
+        assert opened.grant >= 0
+        before = len(cell.passes)
+        answer, _ = await follow(quick, 1, truth)
+        assert answer == truth
+        assert len(cell.passes) > before
+    await until(lambda: cell.slots_used() == 0)
