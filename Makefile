@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up venv test lint bench crds stubs constraints clean
+.PHONY: help demo up venv test lint bench crds reference stubs constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ bench: .venv/.dev ## The benchmarks, one after the other
 crds: .venv/.dev ## Write the CRD from the API's types
 	@$(BIN)/python -m goodspeed_operator.api.crd \
 	  crds/goodspeedclusters.goodspeed.io.yaml charts/goodspeed/files/goodspeedclusters.goodspeed.io.yaml
+
+reference: .venv/.dev ## Write docs/reference.md and the chart's table of values from types and values.yaml
+	@$(BIN)/python -m goodspeed_operator.api.reference docs/reference.md
+	@$(BIN)/python charts/readme.py
 
 stubs: .venv/.dev ## Write the gRPC stubs from the protocol
 	@$(BIN)/python -m grpc_tools.protoc \
