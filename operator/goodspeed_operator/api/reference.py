@@ -24,9 +24,9 @@ HEAD = """\
 
 `goodspeed.io/v1alpha1`, short name `gsc`. The cluster knows it too: `kubectl explain gsc.spec.verifier`.
 A field without a default is left out or must be there, as its row says. Quantities, tolerations, affinity and
-the like are written as in a pod. What a rule turns away is refused by `kubectl apply`, in the rule's words; what
-only the operator can reckon out (such as `1500M` against `2Gi`) shows in the condition `Ready` with the reason
-`SpecInvalid`.
+the like are written as in a pod. What a rule turns away is refused by `kubectl apply`, in the rule's words.
+What only the operator can reckon out, such as `1500M` against `2Gi`, shows in the condition `Ready` with the
+reason `SpecInvalid`.
 """
 
 SHARED = "Fields of `spec.verifier` and of every entry of `spec.drafters[]`"
