@@ -39,8 +39,10 @@ def merged(ours: Any, override: Any, field: str = "") -> Any:
 
 
 def _merged_list(ours: list[Any], override: list[Any], key: str) -> list[Any]:
-    if not all(isinstance(item, Mapping) and key in item for item in (*ours, *override)):
-        return override
+    if not all(
+        isinstance(item, Mapping) and isinstance(item.get(key), str | int) for item in (*ours, *override)
+    ):
+        return override  # for Kubernetes to refuse
     laid = {item[key]: item for item in override}
     known = {item[key] for item in ours}
     return [merged(item, laid.get(item[key], {})) for item in ours] + [
