@@ -1,20 +1,44 @@
 """Every metric of the runtime, its name and labels, once (docs/metrics.md explains them).
 
 The verifier knows what became of each draft, so the figures of speculation are
-its, labelled by drafter; the drafter knows its users, so requests are its. A
-drafter's series vanish with its stream.
+its, labelled by cell and drafter; the drafter knows its users, so requests are
+its. A drafter's series vanish with its stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+    exposition,
+)
 
+# When a series began is Prometheus' to know; a gauge beside each counter would double what there is.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+CELL_LABELS = ("cluster", "cell")
 CLIENT_LABELS = ("cluster", "pool", "drafter")
+ATTACHED_LABELS = ("cluster", "cell", "pool", "drafter")
 _ROUND_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 0.8, 2, 5)
 _TOKEN_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60)
+
+
+def pass_size(tokens: int) -> str:
+    """Label of a pass of so many tokens: the power of two that it fits."""
+    return str(1 << max(0, tokens - 1).bit_length())
+
+
+def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The registry's text and its content type: OpenMetrics, with exemplars, for whoever accepts it."""
+    encoder, content_type = exposition.choose_encoder(accept)
+    return encoder(registry), content_type
 
 
 class VerifierMetrics:
@@ -25,14 +49,14 @@ class VerifierMetrics:
 
         def per_client(name: str, text: str, *more: str) -> Counter:
             return Counter(
-                f"goodspeed_spec_decode_{name}", text, [*CLIENT_LABELS, *more], registry=self.registry
+                f"goodspeed_spec_decode_{name}", text, [*ATTACHED_LABELS, *more], registry=self.registry
             )
 
         def client_gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"goodspeed_drafter_{name}", text, CLIENT_LABELS, registry=self.registry)
+            return Gauge(f"goodspeed_drafter_{name}", text, ATTACHED_LABELS, registry=self.registry)
 
         def verifier_gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"goodspeed_{name}", text, ["cluster"], registry=self.registry)
+            return Gauge(f"goodspeed_{name}", text, CELL_LABELS, registry=self.registry)
 
         self.drafts = per_client("drafts", "Drafts verified, those of no tokens included.")
         self.draft_tokens = per_client("draft_tokens", "Drafted tokens verified.")
@@ -65,18 +89,39 @@ class VerifierMetrics:
         self.round_seconds = Histogram(
             "goodspeed_verifier_round_seconds",
             "Seconds of a round, by phase.",
-            ["cluster", "phase"],
+            [*CELL_LABELS, "phase"],
             buckets=_ROUND_BUCKETS,
             registry=self.registry,
         )
         self.round_tokens = Histogram(
             "goodspeed_verifier_round_tokens",
             "Tokens fed to the target in a round.",
-            ["cluster"],
+            CELL_LABELS,
             buckets=_TOKEN_BUCKETS,
             registry=self.registry,
         )
+        self.pass_seconds = Summary(
+            "goodspeed_verifier_pass_seconds",
+            "Seconds of the target's forward passes, by the power of two that their tokens fit.",
+            [*CELL_LABELS, "size"],
+            registry=self.registry,
+        )
+        self.pass_tokens = Counter(
+            "goodspeed_verifier_pass_tokens",
+            "Tokens of the target's forward passes, by the power of two that they fit.",
+            [*CELL_LABELS, "size"],
+            registry=self.registry,
+        )
+        self.round_shadow_price = Summary(
+            "goodspeed_verifier_round_shadow_price",
+            "The shadow price after each round; sum over count is its mean.",
+            CELL_LABELS,
+            registry=self.registry,
+        )
         self.budget_tokens = verifier_gauge("verifier_budget_tokens", "Draft tokens allowed in flight, C.")
+        self.budget_limit = verifier_gauge(
+            "verifier_budget_limit_tokens", "The largest budget that this process has room for."
+        )
         self.shadow_price = verifier_gauge(
             "verifier_shadow_price", "What one more token of budget would be worth, in utility."
         )
@@ -91,14 +136,14 @@ class VerifierMetrics:
         self.solve_seconds = Histogram(
             "goodspeed_scheduler_solve_seconds",
             "Seconds to divide the budget.",
-            ["cluster"],
+            CELL_LABELS,
             buckets=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2),
             registry=self.registry,
         )
         self.errors = Counter(
             "goodspeed_verifier_errors",
             "Sequences and streams ended by an error, by its code.",
-            ["cluster", "code"],
+            [*CELL_LABELS, "code"],
             registry=self.registry,
         )
         self._per_client = (
@@ -108,12 +153,12 @@ class VerifierMetrics:
             self.grant, self.active_sequences, self.queue_length,
         )  # fmt: skip
 
-    def add_client(self, labels: tuple[str, str, str]) -> None:
+    def add_client(self, labels: tuple[str, str, str, str]) -> None:
         """Starts a drafter's series at zero, so that rates count its first tokens."""
         for metric in self._per_client:
             metric.labels(*labels)
 
-    def remove_client(self, labels: tuple[str, str, str], positions: Iterable[int]) -> None:
+    def remove_client(self, labels: tuple[str, str, str, str], positions: Iterable[int]) -> None:
         """Ends a drafter's series; ``positions`` are those at which it ever had a token accepted."""
         for metric in self._per_client:
             metric.remove(*labels)
@@ -155,6 +200,9 @@ class DrafterMetrics:
             "goodspeed_request_inter_token_seconds", "Seconds between the tokens of an answer."
         )
         self.sequences = gauge("goodspeed_drafter_sequences", "Answers being generated.")
+        self.waiting = gauge("goodspeed_drafter_waiting_requests", "Answers that wait for a place.")
+        self.places = gauge("goodspeed_drafter_places", "Answers generated at once at most.")
+        self.moves = counter("goodspeed_drafter_moves", "Moves to another verifier that it was asked for.")
         self.prompt_tokens = counter("goodspeed_request_prompt_tokens", "Tokens of prompts.")
         self.completion_tokens = counter("goodspeed_request_completion_tokens", "Tokens of answers.")
         self.connected = gauge(

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
@@ -20,7 +19,7 @@ from goodspeed_runtime.drafter.answer import AnswerError
 from goodspeed_runtime.drafter.completion import Completions, Piece
 from goodspeed_runtime.drafter.forms import ChatForm, CompletionForm, Form
 from goodspeed_runtime.drafter.schemas import ChatRequest, CompletionRequest, UnsupportedParameterError
-from goodspeed_runtime.metrics import DrafterMetrics
+from goodspeed_runtime.metrics import DrafterMetrics, expose
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +99,9 @@ def application(
         return PlainTextResponse(f"{trouble or 'ok'}\n", status_code=503 if trouble else 200)
 
     @app.get("/metrics", include_in_schema=False)
-    async def show_metrics() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def show_metrics(request: Request) -> Response:
+        text, content_type = expose(metrics.registry, request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

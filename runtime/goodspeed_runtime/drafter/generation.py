@@ -67,6 +67,7 @@ class Generation:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draft")
         self._background: set[asyncio.Task[None]] = set()
         self.max_context_tokens = 0
+        metrics.places.set(settings.max_sequences)
         self.link = Link(
             settings.verifiers,
             pb.Hello(
@@ -83,6 +84,8 @@ class Generation:
             up=self._up,
             down=self._down,
             received=self._received,
+            moved=metrics.moves.inc,
+            others=settings.cells,
         )
 
     async def run(self) -> None:
@@ -114,6 +117,7 @@ class Generation:
                 429, "overloaded", f"{self._waiting} requests wait for this drafter already; try again later"
             )
         self._waiting += 1
+        self._metrics.waiting.set(self._waiting)
         try:
             async with asyncio.timeout(self._settings.request_seconds):
                 await self._places.acquire()
@@ -121,6 +125,7 @@ class Generation:
             raise AnswerError(429, "overloaded", "no place became free in time; try again later") from None
         finally:
             self._waiting -= 1
+            self._metrics.waiting.set(self._waiting)
         answer = Answer(next(self._keys), list(prompt), len(prompt), max_tokens, sampling, stop_tokens)
         self._answers[answer.key] = answer
         self._metrics.sequences.set(len(self._answers))

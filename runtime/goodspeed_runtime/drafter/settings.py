@@ -15,7 +15,8 @@ class DrafterSettings:
         cluster: label of every metric.
         model: URI of the draft model.
         target: URI of the target, whose tokenizer is spoken.
-        verifiers: ``host:port`` of each cell it may work with.
+        verifiers: ``host:port`` of each cell it may begin with.
+        cells: those it may be sent to besides, or go to when its own are gone.
         served_model_name: what requests call the model.
         weight: in the utility.
         max_draft_tokens: longest draft.
@@ -32,6 +33,7 @@ class DrafterSettings:
     target: str
     verifiers: tuple[str, ...]
     served_model_name: str
+    cells: tuple[str, ...] = ()
     weight: float = 1.0
     max_draft_tokens: int = 8
     support_size: int = 32

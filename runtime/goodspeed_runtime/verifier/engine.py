@@ -83,6 +83,15 @@ class Engine:
         """A drafter's stream is gone: its sequences' slots are free before the next round."""
         self._inbox.post(client, lambda: self._detach(client))
 
+    def send_away(self, client: Client, drain: pb.Drain) -> None:
+        """Tells a drafter to go: every verdict has been sent before, and nothing is computed for it after."""
+        self._inbox.post(client, lambda: self._send_away(client, drain))
+
+    def set_budget(self, tokens: int) -> None:
+        """Changes C from the next round on; there is room for `VerifierSettings.most_budget`."""
+        self._grants.budget = tokens
+        self._ledger.budget(tokens)
+
     def open(self, sequence: Sequence) -> None:
         """A checked sequence is to be prefilled, or to wait for a slot."""
         self._inbox.post(sequence.client, lambda: self._open(sequence))
@@ -114,9 +123,17 @@ class Engine:
         self._grants.remove(client)
         self._ledger.remove(client)
 
+    def _send_away(self, client: Client, drain: pb.Drain) -> None:
+        if client not in self._clients:
+            return
+        for sequence in list(client.sequences.values()):
+            self._forget(sequence)
+        client.leaving = True
+        client.deliver(pb.VerifierFrame(drain=drain))
+
     def _open(self, sequence: Sequence) -> None:
         client = sequence.client
-        if client not in self._clients:
+        if client not in self._clients or client.leaving:
             return
         if sequence.key in client.sequences:
             self._fail(
@@ -140,7 +157,7 @@ class Engine:
         sequence = client.sequences.get(key)
         if sequence is None:
             # It ended here while the draft was on its way, or the drafter is confused: it may open it again.
-            if client in self._clients:
+            if client in self._clients and not client.leaving:
                 self._fail(client, key, pb.UNKNOWN_SEQUENCE, f"sequence {key} is not open")
             return
         if not sequence.opened or sequence.draft is not None or position != len(sequence.tokens):

@@ -66,12 +66,17 @@ class Figures:
 
 
 class Grants:
-    """Learns from verdicts and divides the budget among sequences."""
+    """Learns from verdicts and divides the budget among sequences.
+
+    Attributes:
+        budget: C; may change between two rounds.
+    """
 
     def __init__(self, settings: VerifierSettings) -> None:
         self._settings = settings
         self._utility = AlphaFair(settings.utility_alpha)
         self._allocator = self._make_allocator()
+        self.budget = settings.budget_tokens
         self._rows = ClientRows()
         self._acceptance = AcceptanceEstimator(step=settings.acceptance_step)
         self._goodput = GoodputEstimator(step=settings.goodput_step)
@@ -148,7 +153,7 @@ class Grants:
             acceptance=self._acceptance.estimates(rows),
             goodput=goodput,
             caps=caps,
-            budget=settings.budget_tokens,
+            budget=self.budget,
             refinements=refinements,
         )
         chosen = np.array(members, dtype=bool)
@@ -156,7 +161,7 @@ class Grants:
             solved=allocation.grants,
             members=chosen,
             in_flight=np.array([sequence.grant for sequence in active], dtype=np.int64),
-            budget=settings.budget_tokens,
+            budget=self.budget,
         )
         for index, grant in zip(np.flatnonzero(chosen), granted, strict=True):
             active[int(index)].grant = int(grant)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 
-from goodspeed_runtime.metrics import VerifierMetrics
+from goodspeed_runtime.metrics import VerifierMetrics, pass_size
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.verifier.grants import Figures, Grants, Outcome
 from goodspeed_runtime.verifier.sequence import Client, Sequence
@@ -23,18 +23,23 @@ class Ledger:
 
     def __init__(self, metrics: VerifierMetrics, settings: VerifierSettings) -> None:
         self._metrics = metrics
-        self._cluster = settings.cluster
+        self._cell = (settings.cluster, settings.name)
         self._positions: dict[Client, set[int]] = {}
         self._recent: dict[Client, deque[tuple[float, int]]] = {}
-        metrics.budget_tokens.labels(self._cluster).set(settings.budget_tokens)
-        metrics.kv_slots.labels(self._cluster).set(settings.max_sequences)
+        self.budget(settings.budget_tokens)
+        metrics.budget_limit.labels(*self._cell).set(settings.most_budget)
+        metrics.kv_slots.labels(*self._cell).set(settings.max_sequences)
+
+    def budget(self, tokens: int) -> None:
+        """C has changed."""
+        self._metrics.budget_tokens.labels(*self._cell).set(tokens)
 
     def slots_used(self, count: Callable[[], int]) -> None:
         """Slots come free between rounds too, so they are counted when somebody looks."""
-        self._metrics.kv_slots_used.labels(self._cluster).set_function(count)
+        self._metrics.kv_slots_used.labels(*self._cell).set_function(count)
 
-    def _labels(self, client: Client) -> tuple[str, str, str]:
-        return self._cluster, client.pool, client.name
+    def _labels(self, client: Client) -> tuple[str, str, str, str]:
+        return *self._cell, client.pool, client.name
 
     def add(self, client: Client) -> None:
         """Starts a drafter's series."""
@@ -50,11 +55,11 @@ class Ledger:
 
     def error(self, code: pb.ErrorCode) -> None:
         """A sequence or stream ended by an error."""
-        self._metrics.errors.labels(self._cluster, pb.ErrorCode.Name(code)).inc()
+        self._metrics.errors.labels(*self._cell, pb.ErrorCode.Name(code)).inc()
 
     def phase(self, name: str, seconds: float) -> None:
         """Part of a round's time."""
-        self._metrics.round_seconds.labels(self._cluster, name).observe(seconds)
+        self._metrics.round_seconds.labels(*self._cell, name).observe(seconds)
 
     def first_token(self, client: Client) -> None:
         """A prefill has given a token."""
@@ -70,13 +75,14 @@ class Ledger:
         """Times the allocator."""
         started = time.perf_counter()
         yield
-        self._metrics.solve_seconds.labels(self._cluster).observe(time.perf_counter() - started)
+        self._metrics.solve_seconds.labels(*self._cell).observe(time.perf_counter() - started)
 
     def scheduled(self, figures: Figures) -> None:
         """What the scheduler sees after a round."""
-        self._metrics.shadow_price.labels(self._cluster).set(figures.shadow_price)
-        self._metrics.utility.labels(self._cluster).set(figures.utility)
-        self._metrics.jain_index.labels(self._cluster).set(figures.jain_index)
+        self._metrics.shadow_price.labels(*self._cell).set(figures.shadow_price)
+        self._metrics.round_shadow_price.labels(*self._cell).observe(figures.shadow_price)
+        self._metrics.utility.labels(*self._cell).set(figures.utility)
+        self._metrics.jain_index.labels(*self._cell).set(figures.jain_index)
 
     def round(
         self,
@@ -93,7 +99,10 @@ class Ledger:
         self.phase("forward", forward)
         self.phase("schedule", schedule)
         self.phase("total", forward + schedule)
-        metrics.round_tokens.labels(self._cluster).observe(tokens)
+        metrics.round_tokens.labels(*self._cell).observe(tokens)
+        size = pass_size(tokens)
+        metrics.pass_seconds.labels(*self._cell, size).observe(forward)
+        metrics.pass_tokens.labels(*self._cell, size).inc(tokens)
         for client in {outcome.sequence.client for outcome in outcomes} & set(self._recent):
             metrics.client_rounds.labels(*self._labels(client)).inc()
         for outcome in outcomes:

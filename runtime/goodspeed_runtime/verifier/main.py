@@ -69,6 +69,15 @@ def serve(
         int,
         typer.Option(envvar="GOODSPEED_BUDGET_TOKENS", min=0, max=65536, help="C: draft tokens in flight."),
     ] = 32,
+    most_budget_tokens: Annotated[
+        int,
+        typer.Option(
+            envvar="GOODSPEED_MOST_BUDGET_TOKENS",
+            min=0,
+            max=65536,
+            help="The largest C that it may be told later; 0 is as at the start.",
+        ),
+    ] = 0,
     max_context_tokens: Annotated[
         int,
         typer.Option(envvar="GOODSPEED_MAX_CONTEXT_TOKENS", min=16, help="Prompt and answer of a sequence."),
@@ -163,6 +172,7 @@ def serve(
         cluster=cluster,
         target_model=model,
         budget_tokens=budget_tokens,
+        most_budget_tokens=most_budget_tokens,
         max_context_tokens=max_context_tokens,
         max_sequences=max_sequences,
         max_waiting=max_waiting,
@@ -197,7 +207,7 @@ async def _serve(
     drain_seconds: float,
 ) -> int:
     from goodspeed_runtime.metrics import VerifierMetrics
-    from goodspeed_runtime.verifier.http import application
+    from goodspeed_runtime.verifier.http import Orders, application
     from goodspeed_runtime.web import WebServer
 
     stop = asyncio.Event()
@@ -205,7 +215,8 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = VerifierMetrics()
     state = {"ready": "loading the model", "healthy": ""}
-    web = WebServer(application(metrics.registry, lambda: state["healthy"], lambda: state["ready"]))
+    orders = Orders()
+    web = WebServer(application(metrics.registry, lambda: state["healthy"], lambda: state["ready"], orders))
     try:
         await web.start(address, http_port)
     except OSError as error:
@@ -238,6 +249,7 @@ async def _serve(
         logger.error("%s", error)
         return 1
     state["ready"] = ""
+    orders.move, orders.set_budget, orders.most_budget = server.move, engine.set_budget, settings.most_budget
     logger.info("verifier %s serves %s on %s:%d", settings.name, uri, address, port)
     failing = asyncio.create_task(asyncio.to_thread(engine.failed.wait))
     await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -270,7 +282,7 @@ def _load(
     loaded = load_model(uri, dtype=dtype, device=device, cache=cache)
     tokenizer = load_tokenizer(uri, cache=cache)
     # Drafts in flight never exceed the budget, and each sequence has one more row: its next token.
-    rows = settings.budget_tokens + settings.max_sequences
+    rows = settings.most_budget + settings.max_sequences
     model = serve(
         loaded,
         slots=settings.max_sequences,

@@ -24,6 +24,7 @@ class Client:
         deliver: hands it a frame; callable from any thread, never blocks.
         row: in the estimators.
         pending: its commands that the compute thread has not come to; the inbox's to count.
+        leaving: it has been told to go, and what it still sends is meant for where it goes.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Client:
     deliver: Deliver
     row: int = -1
     pending: int = 0
+    leaving: bool = False
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
 

@@ -79,6 +79,14 @@ class SpeculationServer(pb_grpc.SpeculationServicer):  # type: ignore[misc]
         """Streams open now."""
         return len(self._sessions)
 
+    def move(self, drafter: str, verifier: str) -> bool:
+        """Sends a drafter to another cell; False when it has no stream here."""
+        for session in self._sessions:
+            if session.drafter == drafter:
+                session.drain("moved", verifier)
+                return True
+        return False
+
     async def start(self, address: str) -> int:
         """Listens on ``host:port``; returns the port.
 
@@ -104,7 +112,7 @@ class SpeculationServer(pb_grpc.SpeculationServicer):  # type: ignore[misc]
         """Sends drafters away and closes; cuts off after ``seconds`` those that stay."""
         self._draining = True
         await self._serving(serving=False)
-        for session in self._sessions:
+        for session in list(self._sessions):
             session.drain("shutting down")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

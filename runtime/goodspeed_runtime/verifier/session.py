@@ -32,6 +32,7 @@ from goodspeed_runtime.verifier.settings import VerifierSettings
 logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+LEAVE_SECONDS = 5.0
 OUTBOX_FRAMES = 1024
 PENDING_COMMANDS = 1024
 """Of one client; its stream is not read while more wait for the compute thread."""
@@ -53,6 +54,8 @@ class Session:
         self._outbox: asyncio.Queue[pb.VerifierFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._loop = asyncio.get_running_loop()
         self._overflow = asyncio.Event()
+        self._overdue = asyncio.Event()
+        self._client: Client | None = None
 
     async def run(self, taken: set[str]) -> None:
         """Serves the stream until either side ends it.
@@ -75,6 +78,7 @@ class Session:
             max_draft_tokens=min(hello.max_draft_tokens, self._settings.max_draft_tokens),
             deliver=self._deliver,
         )
+        self._client = client
         taken.add(client.name)
         self._engine.attach(client)
         tasks: list[asyncio.Task[Any]] = []
@@ -85,6 +89,7 @@ class Session:
                 reading,
                 asyncio.create_task(self._write()),
                 asyncio.create_task(self._overflow.wait()),
+                asyncio.create_task(self._overdue.wait()),
             )
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -198,6 +203,13 @@ class Session:
         except asyncio.QueueFull:
             self._overflow.set()
 
-    def drain(self, reason: str) -> None:
-        """Asks the drafter to go elsewhere."""
-        self._enqueue(pb.VerifierFrame(drain=pb.Drain(reason=reason)))
+    @property
+    def drafter(self) -> str:
+        """Its name; empty until it has been welcomed."""
+        return "" if self._client is None else self._client.name
+
+    def drain(self, reason: str, verifier: str = "") -> None:
+        """Asks the drafter to go, to ``verifier`` or wherever it likes; one that stays is cut off."""
+        if self._client is not None:
+            self._engine.send_away(self._client, pb.Drain(verifier=verifier, reason=reason))
+            self._loop.call_later(LEAVE_SECONDS, self._overdue.set)

@@ -17,7 +17,8 @@ class VerifierSettings:
         name: unique name, a pod's.
         cluster: label of every metric.
         target_model: URI, for people.
-        budget_tokens: C, draft tokens in flight.
+        budget_tokens: C, draft tokens in flight, at the start.
+        most_budget_tokens: the largest that C may become; 0 is as at the start.
         max_context_tokens: prompt and answer of one sequence.
         max_sequences: KV slots.
         max_waiting: sequences that may wait for a slot before more are refused.
@@ -36,6 +37,7 @@ class VerifierSettings:
     cluster: str = "default"
     target_model: str = ""
     budget_tokens: int = 32
+    most_budget_tokens: int = 0
     max_context_tokens: int = 2048
     max_sequences: int = 32
     max_waiting: int = 256
@@ -47,3 +49,8 @@ class VerifierSettings:
     utility_alpha: float = 1.0
     acceptance_step: float = 0.1
     goodput_step: float = 0.1
+
+    @property
+    def most_budget(self) -> int:
+        """The largest C that there is room for."""
+        return max(self.budget_tokens, self.most_budget_tokens)
