@@ -32,11 +32,13 @@ class Reason(StrEnum):
     NOT_READY = "NotReady"
     AS_EXPECTED = "AsExpected"
     SPEC_INVALID = "SpecInvalid"
+    INTERNAL_ERROR = "InternalError"
     APPLY_REFUSED = "ApplyRefused"
     NAME_TAKEN = "NameTaken"
     POD_REFUSED = "PodRefused"
     VOLUME_UNAVAILABLE = "VolumeUnavailable"
     UNSCHEDULABLE = "Unschedulable"
+    EVICTED = "Evicted"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_MISMATCH = "ModelMismatch"
@@ -46,6 +48,7 @@ class Reason(StrEnum):
     METRICS_FRESH = "MetricsFresh"
     METRICS_STALE = "MetricsStale"
     METRICS_MISSING = "MetricsMissing"
+    PROMETHEUS_ERROR = "PrometheusError"
     REBALANCE_OFF = "Off"
     RECOMMENDING = "Recommending"
     APPLYING = "Applying"
@@ -142,6 +145,8 @@ class DecisionStatus(StatusPart):
     """Why, for a person."""
     expected_gain: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
     """Utility that it should bring."""
+    actual_gain: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
+    """Utility that the fleet had more of one interval later; without a number, not known yet."""
     applied: bool = False
     """Whether it was carried out."""
 

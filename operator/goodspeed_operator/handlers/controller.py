@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -124,6 +125,8 @@ class Controller:
             delay = self._queue.retry(key)
             logger.exception("%s: reconcile failed; again in %.1f s", key, delay)
             self._failed(type(error).__name__)
+            with contextlib.suppress(APIError):
+                await reconciler.failed(key, error)
         else:
             self._queue.succeeded(key)
             self._metrics.reconcile_total.labels("done").inc()

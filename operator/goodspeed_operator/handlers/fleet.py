@@ -157,8 +157,13 @@ def cells_of(pods: list[PodView]) -> list[Cell]:
 
 
 def troubles_of(children: Children, pods: list[PodView], component: str) -> list[Trouble]:
-    """What is wrong with a role's pods and Deployments."""
+    """What is wrong with a role's pods and Deployments.
+
+    A pod that its node has put out stays to be looked at, and is no trouble once others serve in its place.
+    """
     found = [pod.trouble for pod in pods if pod.component == component]
+    if all(pod.ready or _put_out(pod) for pod in pods if pod.component == component):
+        found = []
     found += [
         diagnose_deployment(child.name, seen.status)
         for child, seen in children.items()
@@ -166,6 +171,10 @@ def troubles_of(children: Children, pods: list[PodView], component: str) -> list
         and seen.metadata.get("labels", {}).get(COMPONENT_LABEL) == component
     ]
     return sorted((trouble for trouble in found if trouble), key=lambda trouble: trouble.name)
+
+
+def _put_out(pod: PodView) -> bool:
+    return pod.trouble is not None and pod.trouble.reason is Reason.EVICTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from goodspeed_operator.resources.diagnosis import Trouble, diagnose_event, shor
 from goodspeed_operator.resources.figures import FleetFigures, Reading, figures_of
 from goodspeed_operator.resources.fleet import desired
 from goodspeed_operator.resources.rollout import RolloutPlan, Step, plan_rollout
-from goodspeed_operator.resources.status import Fleet, invalid, status_of
+from goodspeed_operator.resources.status import Fleet, status_of, unreconciled
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +97,10 @@ class Reconciler:
             for child in self._observed.children(key):
                 self._applied.forget(child)
             return None
-        now = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             cluster = parse_cluster(body)
         except ClusterError as error:
-            status = invalid(body.get("status") or {}, body["metadata"].get("generation", 0), str(error), now)
-            await self._write_status(key, body, status)
+            await self._explain(key, body, Reason.SPEC_INVALID, str(error))
             return None
         pods = pods_of(self._observed.children(key), self._clock())
         plan = self._plan(key, cluster, pods)
@@ -113,7 +111,7 @@ class Reconciler:
         await self._prune(key, cluster, plan)
         # Our own calls have changed what is there; the watches will say so and bring us back.
         fleet = self._fleet(key, pods, refusals, await self._events(key, pods))
-        status = status_of(cluster, fleet, plan, now).plain()
+        status = status_of(cluster, fleet, plan, self._now()).plain()
         await self._write_status(key, body, status)
         if plan.step is not Step.STEADY:
             return ROLLOUT_SECONDS
@@ -121,6 +119,25 @@ class Reconciler:
             return REFUSED_SECONDS
         ready = any(found["type"] == "Ready" and found["status"] == "True" for found in status["conditions"])
         return None if ready or not cluster.spec.verifier.replicas else UNREADY_SECONDS
+
+    async def failed(self, key: Key, error: Exception) -> None:
+        """Says in the cluster's conditions that the operator itself has failed on it.
+
+        Raises:
+            APIError: the API failed.
+        """
+        body = self._observed.cluster(key)
+        if body is not None and "deletionTimestamp" not in body["metadata"]:
+            words = f"the operator failed on this cluster, and tries again: {type(error).__name__}: {error}"
+            await self._explain(key, body, Reason.INTERNAL_ERROR, words)
+
+    async def _explain(self, key: Key, body: Manifest, reason: Reason, words: str) -> None:
+        generation = body["metadata"].get("generation", 0)
+        status = unreconciled(body.get("status") or {}, generation, reason, words, self._now())
+        await self._write_status(key, body, status)
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     async def _events(self, key: Key, pods: list[PodView]) -> list[tuple[str, Trouble]]:
         """What events say about objects that do not come forward, by role."""
@@ -172,7 +189,8 @@ class Reconciler:
                     await self._api.take_over(child.kind, child.namespace, child.name, replicas=replicas)
                 stored = await self._api.apply(manifest)
             except APIError as error:
-                if error.status == 403 and "being terminated" in error.message:
+                terminating = error.status == 403 and "being terminated" in error.message
+                if terminating or (error.status == 404 and error.message.startswith("namespaces ")):
                     raise NamespaceGoingError from error
                 if not error.permanent and error.status != 403:
                     raise

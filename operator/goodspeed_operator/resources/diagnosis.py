@@ -18,6 +18,8 @@ LONGEST_WORDS = 600
 
 _IMAGE = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_FRAME = " \t╭╮╰╯│─"
+"""Command lines draw a box around what was wrong with an option."""
 _MISMATCH = ("refused by verifier", "vocabulary of")
 
 
@@ -46,6 +48,8 @@ def diagnose(name: str, status: Mapping[str, Any]) -> Trouble | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
             return Trouble(name, Reason.UNSCHEDULABLE, condition.get("message") or "no node fits")
+    if status.get("phase") == "Failed" and status.get("reason"):
+        return Trouble(name, Reason.EVICTED, short(f"{status['reason']}: {status.get('message', '')}"))
     containers = [
         *((True, found) for found in status.get("initContainerStatuses") or ()),
         *((False, found) for found in status.get("containerStatuses") or ()),
@@ -107,14 +111,14 @@ def diagnose_deployment(name: str, status: Mapping[str, Any]) -> Trouble | None:
 
 def _last_words(log: str) -> str:
     """The end of a log: the last message when lines are JSON, else the last lines."""
-    lines = [line for line in log.strip().splitlines() if line.strip()]
+    lines = [plain for line in log.splitlines() if (plain := line.strip(_FRAME))]
     if not lines:
         return ""
     try:
         found = json.loads(lines[-1])
         return short(str(found["message"]) + _last_line(str(found.get("exception", ""))))
     except (ValueError, KeyError, TypeError):
-        return short(" / ".join(line.strip() for line in lines[-3:]))
+        return short(" / ".join(lines[-3:]))
 
 
 def _last_line(text: str) -> str:

@@ -139,8 +139,10 @@ def status_of(cluster: GoodSpeedCluster, fleet: Fleet, plan: RolloutPlan, now: s
     )
 
 
-def invalid(cluster_status: Mapping[str, Any], generation: int, words: str, now: str) -> dict[str, Any]:
-    """The status of a cluster whose spec cannot be read: as it was, with the reason on top."""
+def unreconciled(
+    cluster_status: Mapping[str, Any], generation: int, reason: Reason, words: str, now: str
+) -> dict[str, Any]:
+    """The status of a cluster whose spec cannot be read or acted on: as it was, with the reason on top."""
     message = words[:LONGEST_MESSAGE]
     before = {found.get("type"): found for found in cluster_status.get("conditions") or ()}
     for kind, holds in ((ConditionType.READY, "False"), (ConditionType.DEGRADED, "True")):
@@ -148,7 +150,7 @@ def invalid(cluster_status: Mapping[str, Any], generation: int, words: str, now:
         before[kind.value] = {
             "type": kind.value,
             "status": holds,
-            "reason": Reason.SPEC_INVALID.value,
+            "reason": reason.value,
             "message": message,
             "lastTransitionTime": was.get("lastTransitionTime", now) if was.get("status") == holds else now,
             "observedGeneration": generation,
