@@ -73,6 +73,10 @@ class VerifierMetrics:
         self.client_rounds = per_client(
             "rounds", "Rounds that verified at least one of the drafter's drafts."
         )
+        self.sequence_rounds = per_client(
+            "sequence_rounds",
+            "Rounds, each times the drafter's sequences under way; over rounds, their mean.",
+        )
         self.accepted_per_position = per_client(
             "accepted_tokens_per_pos", "Drafted tokens committed, by position in the draft.", "position"
         )
@@ -149,8 +153,9 @@ class VerifierMetrics:
         self._per_client = (
             self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens,
             self.expected_accepted_tokens, self.emitted_tokens,
-            self.first_tokens, self.client_rounds, self.acceptance, self.goodput_round, self.goodput_second,
-            self.grant, self.active_sequences, self.queue_length,
+            self.first_tokens, self.client_rounds, self.sequence_rounds,
+            self.acceptance, self.goodput_round, self.goodput_second, self.grant,
+            self.active_sequences, self.queue_length,
         )  # fmt: skip
 
     def add_client(self, labels: tuple[str, str, str, str]) -> None:

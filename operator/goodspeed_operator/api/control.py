@@ -51,6 +51,8 @@ class Caps(Part):
     """NVIDIA devices of the whole fleet."""
     drafters: Annotated[int, Field(ge=0, le=16_384)] | None = None
     """Drafters of all pools together."""
+    moves_per_interval: Annotated[int, Field(ge=0, le=16_384)] | None = None
+    """Drafters that change cell at once; without a number, a quarter of them, at least one."""
 
 
 class Rebalance(Part):

@@ -73,6 +73,8 @@ def verifier_environment(cluster: GoodSpeedCluster, cells: Cells, budget: int | 
         http_port=VERIFIER_HTTP_PORT,
         log_format="json",
         budget_tokens=(budget or DEFAULT_BUDGET) if automatic else verifier.budget_tokens,
+        # Rebalancing changes C of a running verifier, as far as it has made room for.
+        most_budget_tokens=8 * (budget or DEFAULT_BUDGET) if automatic else None,
         latency_target=None if verifier.latency_target is None else seconds(verifier.latency_target),
         verification=verifier.verification,
         max_sequences=verifier.max_sequences,
@@ -99,6 +101,7 @@ def drafter_environment(
         ordinals: of those cells.
     """
     target = attached.target
+    others = [ordinal for ordinal in range(attached.replicas) if ordinal not in ordinals]
     return _environment(
         cluster=cluster.name,
         pool=pool.name,
@@ -106,6 +109,7 @@ def drafter_environment(
         target=target.model,
         served_model_name=target.served_model_name,
         verifier=",".join(cell_address(cluster, attached.revision, ordinal) for ordinal in ordinals),
+        cells=",".join(cell_address(cluster, attached.revision, ordinal) for ordinal in others) or None,
         verification=attached.verifier.verification,
         dtype=pool.dtype,
         device=_device(pool),

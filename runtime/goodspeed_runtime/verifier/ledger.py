@@ -109,6 +109,8 @@ class Ledger:
             self._outcome(outcome)
         for client in clients:
             self._gauges(client, grants)
+            under_way = sum(sequence.opened for sequence in client.sequences.values())
+            metrics.sequence_rounds.labels(*self._labels(client)).inc(under_way)
 
     def _outcome(self, outcome: Outcome) -> None:
         client = outcome.sequence.client

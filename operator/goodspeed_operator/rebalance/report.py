@@ -1,0 +1,150 @@
+"""What people see of rebalancing: the last decisions with their gains, and two conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from goodspeed_operator.api.status import DecisionStatus, Reason
+from goodspeed_runtime.rebalancing.decide import Outcome
+from goodspeed_runtime.rebalancing.decision import Action, Decision
+from goodspeed_runtime.rebalancing.observation import Fault
+
+LAST_DECISIONS = 10
+_LONGEST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where rebalancing stands.
+
+    Attributes:
+        decisions: the last ten, newest first.
+        fault: why metrics could not be used in the last interval; None where they could.
+        words: the fault for a person.
+        holding: why nothing changes; empty when something does.
+        changes: decisions of the last interval that change something.
+        applied: whether these were carried out.
+        utility: Σ w·U(x) of the last interval; None where it could not be seen.
+        expected: utility that the changes should bring.
+        pending: (utility before, how many decisions) of changes whose gain is not known yet.
+    """
+
+    decisions: tuple[DecisionStatus, ...] = ()
+    fault: Fault | None = None
+    words: str = ""
+    holding: str = ""
+    changes: tuple[Decision, ...] = ()
+    applied: bool = False
+    utility: float | None = None
+    pending: tuple[float, int] | None = None
+
+
+def plain_time(now: float) -> str:
+    """RFC 3339."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def reported(
+    before: Report,
+    outcome: Outcome,
+    failed: Sequence[Decision],
+    *,
+    fault: Fault | None,
+    utility: float | None,
+    now: float,
+    apply: bool,
+) -> Report:
+    """The report after another interval.
+
+    Args:
+        before: the last one.
+        outcome: what was decided.
+        failed: of its changes, those that could not be carried out.
+        fault: of the observation.
+        utility: as observed in the interval that has ended.
+        now: Unix seconds.
+        apply: whether decisions are carried out.
+    """
+    decisions, pending = list(before.decisions), before.pending
+    if pending is not None and utility is not None:
+        decisions, pending = _with_gain(decisions, pending, utility), None
+    changes = [each for each in outcome.changes if each not in failed]
+    holds = [each for each in outcome.decisions if each.action is Action.HOLD]
+    new = [_status(each, now, applied=apply and each not in failed) for each in outcome.changes]
+    for hold in holds:
+        if not new and decisions and _same_hold(decisions[0], hold):
+            continue
+        new.append(_status(hold, now, applied=False))
+    # The most valuable first: what falls off the end of ten is what matters least.
+    new.sort(key=lambda each: -(each.expected_gain or 0.0))
+    if apply and changes and utility is not None:
+        pending = (utility, min(len(new), LAST_DECISIONS))
+    words = outcome.decisions[0].words
+    return replace(
+        before,
+        decisions=tuple((new + decisions)[:LAST_DECISIONS]),
+        fault=fault,
+        words=words if fault is not None else "",
+        holding="" if outcome.changes else _holding(holds),
+        changes=outcome.changes,
+        applied=apply,
+        utility=utility,
+        pending=pending,
+    )
+
+
+def _holding(holds: Sequence[Decision]) -> str:
+    return "; ".join(
+        f"{each.reason.value}: {each.words}" if each.words else each.reason.value for each in holds
+    )
+
+
+def _same_hold(last: DecisionStatus, hold: Decision) -> bool:
+    return (last.action, last.reason, last.subject) == (hold.action.value, hold.reason.value, hold.subject)
+
+
+def _with_gain(
+    decisions: list[DecisionStatus], pending: tuple[float, int], utility: float
+) -> list[DecisionStatus]:
+    """Divides what was really gained among the changes of the last interval, as it was expected of them."""
+    was, count = pending
+    batch = [each for each in decisions[:count] if each.applied]
+    expected = sum(each.expected_gain or 0.0 for each in batch)
+    result = []
+    for index, each in enumerate(decisions):
+        if index < count and each.applied:
+            share = (each.expected_gain or 0.0) / expected if expected > 0 else 1 / len(batch)
+            gain = float(f"{share * (utility - was):.3g}")
+            result.append(each.model_copy(update={"actual_gain": gain}))
+        else:
+            result.append(each)
+    return result
+
+
+def _status(decision: Decision, now: float, *, applied: bool) -> DecisionStatus:
+    return DecisionStatus(
+        time=plain_time(now),
+        action=decision.action.value,
+        subject=decision.subject[:256],
+        source=decision.source[:256],
+        destination=decision.destination[:256],
+        reason=decision.reason.value,
+        message=decision.words[:_LONGEST],
+        expected_gain=None if decision.action is Action.HOLD else float(f"{decision.expected_gain:.3g}"),
+        applied=applied,
+    )
+
+
+def metrics_reason(fault: Fault | None) -> Reason:
+    """The reason of the condition MetricsAvailable."""
+    match fault:
+        case Fault.MISSING:
+            return Reason.METRICS_MISSING
+        case Fault.STALE:
+            return Reason.METRICS_STALE
+        case Fault.PROMETHEUS:
+            return Reason.PROMETHEUS_ERROR
+        case _:
+            return Reason.METRICS_FRESH
