@@ -9,11 +9,15 @@ from typing import Annotated
 
 import httpx
 import typer
+from rich.console import Group
 from rich.live import Live
+from rich.text import Text
 
+from goodspeed_operator.cli.rebalancing import rebalance, with_prometheus, words
 from goodspeed_operator.cli.session import console, default_state, read, run, serving
 from goodspeed_operator.cli.table import line, read_verifiers, table
 from goodspeed_operator.cli.traffic import served_model
+from goodspeed_operator.cluster.rebalancer import Interval
 from goodspeed_operator.local.fleet import Fleet
 
 _REFRESH_SECONDS = 1.0
@@ -42,6 +46,14 @@ def up(
     timeout: Timeout = 300,
     state_dir: StateDir = None,
     cache: Cache = None,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GOODSPEED_PROMETHEUS",
+            metavar="URL",
+            help="Where rebalancing reads metrics [default: the pods themselves].",
+        ),
+    ] = None,
     show_table: Annotated[
         bool, typer.Option("--table/--no-table", help="Live table; plain lines otherwise, or off a terminal.")
     ] = True,
@@ -52,14 +64,17 @@ def up(
 
         goodspeed up -f examples/quickstart.yaml
     """
-    cluster = read(file)
+    cluster = with_prometheus(read(file), prometheus)
     state = state_dir or default_state(cluster.name)
     live = show_table and console.is_terminal
 
     async def work() -> int:
         async with serving(cluster, state=state, cache=cache, timeout=timeout) as fleet:
             await _greet(fleet)
-            await (_live(fleet) if live else _lines(fleet))
+            shown = _Decisions(live=live)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(rebalance(cluster, fleet, state, shown.tell))
+                tasks.create_task(_live(fleet, shown) if live else _lines(fleet))
         return 0
 
     raise typer.Exit(run(work))
@@ -88,11 +103,28 @@ async def _greet(fleet: Fleet) -> None:
     )
 
 
-async def _live(fleet: Fleet) -> None:
+class _Decisions:
+    """The last decisions: lines of their own, or under the live table."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self.lines: list[str] = []
+
+    def tell(self, interval: Interval) -> None:
+        report = interval.report
+        found = [words(each) for each in report.changes] or [f"Hold ({report.words or report.holding})"]
+        if not self._live and found != self.lines:
+            for text in found:
+                console.print(text, markup=False, soft_wrap=True)
+        self.lines = found
+
+
+async def _live(fleet: Fleet, shown: _Decisions) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         with Live(table(fleet, []), console=console, auto_refresh=False) as live:
             while True:
-                live.update(table(fleet, await read_verifiers(fleet, http)), refresh=True)
+                figures = table(fleet, await read_verifiers(fleet, http))
+                live.update(Group(figures, *map(Text, shown.lines[:5])), refresh=True)
                 await asyncio.sleep(_REFRESH_SECONDS)
 
 
