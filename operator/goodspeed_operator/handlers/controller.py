@@ -17,6 +17,7 @@ from goodspeed_operator.handlers.health import Health
 from goodspeed_operator.handlers.metrics import OperatorMetrics
 from goodspeed_operator.handlers.observed import Key, Observed
 from goodspeed_operator.handlers.queue import WorkQueue
+from goodspeed_operator.handlers.rebalancing import Rebalancing
 from goodspeed_operator.handlers.reconcile import Reconciler
 from goodspeed_operator.resources.figures import Reading
 from goodspeed_operator.resources.naming import VERIFIER_HTTP_PORT
@@ -89,8 +90,14 @@ class Controller:
             APIError: the first full listing failed; without it nothing is known well enough to act.
             StartOverError: an optional API has come or gone.
         """
+        rebalancing = Rebalancing(self._api, self._observed, self._metrics, self._queue.add)
         reconciler = Reconciler(
-            self._api, self._observed, self._readings, image=self._image, pod_monitors=self._pod_monitors
+            self._api,
+            self._observed,
+            self._readings,
+            image=self._image,
+            pod_monitors=self._pod_monitors,
+            rebalancing=rebalancing,
         )
         await self._resync()
         self._health.started_leading()
@@ -100,6 +107,7 @@ class Controller:
                 tasks.create_task(self._work(reconciler), name=f"worker {number}")
             tasks.create_task(self._resyncs(), name="resync")
             tasks.create_task(self._scrapes(http), name="scrape")
+            tasks.create_task(rebalancing.run(http), name="rebalance")
             tasks.create_task(self._heartbeat(), name="heartbeat")
 
     async def _work(self, reconciler: Reconciler) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from goodspeed_operator.api.cluster import Spec
 from goodspeed_operator.api.status import Reason
 from goodspeed_operator.cluster.kinds import POD
 from goodspeed_operator.handlers.observed import Child, Observation
+from goodspeed_operator.rebalance.observe import scalable_pools
 from goodspeed_operator.resources.assignments import Cells
 from goodspeed_operator.resources.diagnosis import Trouble, diagnose, diagnose_deployment
 from goodspeed_operator.resources.naming import (
@@ -129,6 +131,19 @@ def _pool(name: str, seen: Observation) -> Pool:
         ready=ready,
         complete=current and replicas == status.get("updatedReplicas", 0) == ready == wanted,
     )
+
+
+def sizes(spec: Spec, children: Children, decided: Mapping[str, int]) -> dict[str, int]:
+    """How many drafters pools should have that rebalancing may size: as decided, else as many as there are.
+
+    What is there outlives the operator, so that a restart shrinks nothing.
+    """
+    there = {pool.name: pool.wanted for pool in pools_of(children)}
+    return {
+        name: count
+        for name in scalable_pools(spec)
+        if (count := decided.get(name, there.get(name))) is not None
+    }
 
 
 def rollouts(pools: list[Pool]) -> list[PoolRollout]:

@@ -28,10 +28,12 @@ from goodspeed_operator.handlers.fleet import (
     pools_of,
     rollouts,
     silent,
+    sizes,
     troubles_of,
     verifier_sets,
 )
 from goodspeed_operator.handlers.observed import AppliedDigests, Child, Key, Observation, Observed
+from goodspeed_operator.handlers.rebalancing import Rebalancing
 from goodspeed_operator.handlers.words import WarningEvents
 from goodspeed_operator.resources.assignments import Assignments, Cells, current_cells, revision_of
 from goodspeed_operator.resources.diagnosis import Trouble, diagnose_event, short
@@ -65,6 +67,7 @@ class Reconciler:
         *,
         image: str,
         pod_monitors: bool,
+        rebalancing: Rebalancing | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Binds a reconciler to what it reads and writes.
@@ -75,8 +78,10 @@ class Reconciler:
             readings: the last metrics of each cluster's verifier pods; None where they could not be read.
             image: of pods whose spec names none.
             pod_monitors: whether the API server knows PodMonitors.
+            rebalancing: what it has decided, and how it stands; None decides nothing.
             clock: Unix seconds.
         """
+        self._rebalancing = rebalancing
         self._api = api
         self._observed = observed
         self._readings = readings
@@ -165,7 +170,9 @@ class Reconciler:
             Cells(newest.target, newest.verifier, plan.replicas.get(revision, 0)),
             *other_cells(children, plan.replicas, revision),
         ]
-        assignments = Assignments(cells=tuple(cells), attached=plan.drafters)
+        decided = self._rebalancing.replicas.get(key, {}) if self._rebalancing else {}
+        replicas = sizes(cluster.spec, children, decided)
+        assignments = Assignments(cells=tuple(cells), attached=plan.drafters, replicas=replicas)
         return desired(cluster, assignments, image=self._image, pod_monitors=self._pod_monitors)
 
     async def _apply(self, key: Key, cluster: GoodSpeedCluster, plan: RolloutPlan) -> list[Trouble]:
@@ -251,6 +258,7 @@ class Reconciler:
             refusals=refusals,
             figures=figures_of(read) if read else FleetFigures(),
             metrics_missing=missing,
+            rebalancing=self._rebalancing.reports.get(key) if self._rebalancing else None,
         )
 
     async def _write_status(self, key: Key, body: Manifest, status: dict[str, Any]) -> None:

@@ -24,10 +24,11 @@ class Report:
         fault: why metrics could not be used in the last interval; None where they could.
         words: the fault for a person.
         holding: why nothing changes; empty when something does.
-        changes: decisions of the last interval that change something.
+        latest: all decisions of the last interval.
+        changes: those that change something.
         applied: whether these were carried out.
         utility: Σ w·U(x) of the last interval; None where it could not be seen.
-        expected: utility that the changes should bring.
+        gain: utility gained by the changes before; None where there were none.
         pending: (utility before, how many decisions) of changes whose gain is not known yet.
     """
 
@@ -35,9 +36,11 @@ class Report:
     fault: Fault | None = None
     words: str = ""
     holding: str = ""
+    latest: tuple[Decision, ...] = ()
     changes: tuple[Decision, ...] = ()
     applied: bool = False
     utility: float | None = None
+    gain: float | None = None
     pending: tuple[float, int] | None = None
 
 
@@ -67,8 +70,9 @@ def reported(
         now: Unix seconds.
         apply: whether decisions are carried out.
     """
-    decisions, pending = list(before.decisions), before.pending
+    decisions, pending, gain = list(before.decisions), before.pending, None
     if pending is not None and utility is not None:
+        gain = utility - pending[0]
         decisions, pending = _with_gain(decisions, pending, utility), None
     changes = [each for each in outcome.changes if each not in failed]
     holds = [each for each in outcome.decisions if each.action is Action.HOLD]
@@ -88,9 +92,11 @@ def reported(
         fault=fault,
         words=words if fault is not None else "",
         holding="" if outcome.changes else _holding(holds),
+        latest=outcome.decisions,
         changes=outcome.changes,
         applied=apply,
         utility=utility,
+        gain=gain,
         pending=pending,
     )
 
@@ -148,3 +154,8 @@ def metrics_reason(fault: Fault | None) -> Reason:
             return Reason.PROMETHEUS_ERROR
         case _:
             return Reason.METRICS_FRESH
+
+
+def reasons(decisions: Sequence[Decision]) -> str:
+    """Their reasons without figures, which would be news in every interval."""
+    return ", ".join(dict.fromkeys(each.reason.value for each in decisions))

@@ -21,6 +21,7 @@ from goodspeed_operator.api.status import (
     Status,
     VerifierStatus,
 )
+from goodspeed_operator.rebalance.report import Report, metrics_reason, reasons
 from goodspeed_operator.resources.assignments import cells_of_pools
 from goodspeed_operator.resources.diagnosis import Trouble
 from goodspeed_operator.resources.figures import FleetFigures
@@ -72,6 +73,7 @@ class Fleet:
         refusals: what the API server would not store, in its own words.
         figures: of the metrics, None while there are none to expect.
         metrics_missing: verifier pods that serve but whose metrics could not be read.
+        rebalancing: how it stands; None until it has decided once, and while it is off.
     """
 
     cells: Sequence[Cell] = ()
@@ -81,6 +83,7 @@ class Fleet:
     refusals: Sequence[Trouble] = ()
     figures: FleetFigures = field(default_factory=FleetFigures)
     metrics_missing: Sequence[str] = ()
+    rebalancing: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def status_of(cluster: GoodSpeedCluster, fleet: Fleet, plan: RolloutPlan, now: s
         verifier,
         drafters,
         _metrics(fleet, ready),
-        _rebalancing(cluster),
+        _rebalancing(cluster, fleet.rebalancing),
         _degraded(fleet),
     ]
     return Status(
@@ -135,7 +138,7 @@ def status_of(cluster: GoodSpeedCluster, fleet: Fleet, plan: RolloutPlan, now: s
         fairness="" if fleet.figures.jain_index is None else f"{fleet.figures.jain_index:.2f}",
         cells=_cells(fleet),
         pools=_pools(cluster, fleet, wanted),
-        decisions=cluster.status.decisions,
+        decisions=list(fleet.rebalancing.decisions) if fleet.rebalancing else cluster.status.decisions,
     )
 
 
@@ -218,14 +221,24 @@ def _metrics(fleet: Fleet, ready: int) -> _Finding:
         )
     if not ready:
         return _Finding(kind, False, Reason.METRICS_MISSING, "no verifier serves yet")
+    report = fleet.rebalancing
+    if report is not None and metrics_reason(report.fault) is not Reason.METRICS_FRESH:
+        return _Finding(kind, False, metrics_reason(report.fault), report.words)
     return _Finding(kind, True, Reason.METRICS_FRESH, "read from every verifier that serves")
 
 
-def _rebalancing(cluster: GoodSpeedCluster) -> _Finding:
+def _rebalancing(cluster: GoodSpeedCluster, report: Report | None) -> _Finding:
     kind = ConditionType.REBALANCING
     if cluster.spec.rebalance.mode == "Off":
         return _Finding(kind, False, Reason.REBALANCE_OFF, "spec.rebalance.mode is Off")
-    return _Finding(kind, False, Reason.HOLDING, "this version reports figures and decides nothing")
+    if report is None:
+        return _Finding(kind, False, Reason.HOLDING, "nothing has been observed yet")
+    if not report.changes:
+        return _Finding(kind, False, Reason.HOLDING, reasons(report.latest))
+    words = f"{len(report.changes)} changes: {reasons(report.changes)}"
+    if cluster.spec.rebalance.mode == "Recommend":
+        return _Finding(kind, False, Reason.RECOMMENDING, f"{words}; see decisions")
+    return _Finding(kind, True, Reason.APPLYING, words)
 
 
 def _degraded(fleet: Fleet) -> _Finding:
