@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("goodspeed_operator")
 
+DEFINITION_SECONDS = 2.0
+LACK_TOLD_EVERY = 15
+
 app = typer.Typer(add_completion=False)
 
 
@@ -82,12 +85,13 @@ def run(
     """
     logs.configure(log_format, log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)  # a line an event otherwise
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # regrets to get no signals
+    for name in ("running", "orchestration"):  # how watching ended is told by `watch`, in one line
+        logging.getLogger(f"kopf._core.reactor.{name}").setLevel(logging.CRITICAL)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    names = tuple(part.strip() for part in namespaces.split(",") if part.strip())
+    wanted = tuple(part.strip() for part in namespaces.split(",") if part.strip())
     lease = (lease_name, lease_namespace, identity or socket.gethostname())
     raise typer.Exit(
-        asyncio.run(_run(names, runtime_image, workers, lease, (address, http_port), stale_seconds))
+        asyncio.run(_run(wanted, runtime_image, workers, lease, (address, http_port), stale_seconds))
     )
 
 
@@ -140,8 +144,8 @@ async def _run(
         while True:
             try:
                 await _act(controller, api, namespaces)
-            except* StartOverError:
-                logger.info("starting over: an optional API has come or gone")
+            except* StartOverError as reasons:
+                logger.info("starting over: %s", reasons.exceptions[0])
 
     name, namespace, identity = lease
     logger.info("waiting for lease %s/%s as %s", namespace, name, identity)
@@ -163,11 +167,24 @@ async def _run(
     return code
 
 
+async def _until_served(api: KubernetesAPI) -> None:
+    """Waits for the definition: it may come after the operator's pods, or somebody may have deleted it."""
+    from goodspeed_operator.cluster.kinds import CLUSTER
+
+    told = 0
+    while not await api.serves(CLUSTER):
+        if told % LACK_TOLD_EVERY == 0:
+            logger.warning("the API server does not know %s.%s: apply crds/", CLUSTER.plural, CLUSTER.group)
+        told += 1
+        await asyncio.sleep(DEFINITION_SECONDS)
+
+
 async def _act(make: Callable[[bool], Controller], api: KubernetesAPI, namespaces: tuple[str, ...]) -> None:
     """Watches and reconciles until cancelled, or until either fails."""
     from goodspeed_operator.handlers.controller import has_pod_monitors
     from goodspeed_operator.handlers.watch import watch
 
+    await _until_served(api)
     pod_monitors = await has_pod_monitors(api)
     controller = make(pod_monitors)
     async with asyncio.TaskGroup() as tasks:

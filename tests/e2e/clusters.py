@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 from control_plane import ControlPlane
 
 T = TypeVar("T")
@@ -147,3 +149,28 @@ class Watcher:
         pods = [pod for pod in self.fleet.list("pods") if "deletionTimestamp" not in pod["metadata"]]
         revisions = {pod["metadata"]["labels"]["goodspeed.io/revision"] for pod in pods}
         return set(sets) == {kept} and revisions == {kept.rpartition("-")[2]} and not step
+
+
+def tiny(models: Path, *, draft: str = "draft", **spec: Any) -> dict[str, Any]:
+    """The spec of a fleet of small random models; ``spec`` replaces sections."""
+    return {
+        "target": {"model": f"file://{models / 'target'}", "maxContextTokens": 512, "dtype": "float32"},
+        "drafters": [
+            {"name": "model", "model": f"file://{models / draft}"},
+            {"name": "lookup", "model": "ngram://"},
+        ],
+        **spec,
+    }
+
+
+def ask(fleet: Clusters, service: str, **body: Any) -> dict[str, Any]:
+    """A prompt to the first ready pod that a Service selects: nothing here stands between the two."""
+    chosen = fleet.get("service", service)["spec"]["selector"]
+    selector = ",".join(f"{key}={value}" for key, value in chosen.items())
+    pods = [pod for pod in fleet.list("pods", selector) if pod["status"]["containerStatuses"][0]["ready"]]
+    url = f"http://{pods[0]['status']['podIP']}:8000/v1/chat/completions"
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    answer = httpx.post(url, json={"messages": messages, "max_tokens": 16, **body}, timeout=120)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found

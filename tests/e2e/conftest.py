@@ -14,15 +14,25 @@ import pytest
 import yaml
 from control_plane import ControlPlane
 from hollow_node import HollowNode
+from node_process import NodeProcess
 from operator_process import OperatorProcess
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds/goodspeedclusters.goodspeed.io.yaml"
 CHART = ROOT / "charts/goodspeed"
 SYSTEM = "goodspeed-system"
+FLEET_SYSTEM = "fleet-system"
 NEEDS = "needs a real API server: set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd"
 
 _numbers = itertools.count()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the figures that tests recorded."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            shown = f"{value:.3g}" if isinstance(value, float) else value
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {name} {shown}")
 
 
 def chart(**values: Any) -> list[dict[str, Any]]:
@@ -126,3 +136,53 @@ def helms() -> dict[str, Path]:
             version = subprocess.run([path, "version", "--short"], capture_output=True, text=True, check=True)
             found[version.stdout[1]] = path
     return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small random models: one target twice, and drafters of its vocabulary and of another."""
+    from tiny_model import make
+
+    folder = tmp_path_factory.mktemp("models")
+    make(folder / "target", seed=1)
+    make(folder / "draft", seed=2, layers=1)
+    make(folder / "foreign", seed=3, extra=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def node(controllers: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node whose pods run."""
+    with NodeProcess(controllers.kubeconfig, tmp_path_factory.mktemp("node")) as running:
+        yield running
+    controllers.kubectl("delete", "node", "local", "--ignore-not-found")
+
+
+def helm(binary: Path, plane: ControlPlane, *arguments: str) -> str:
+    done = subprocess.run(
+        [binary, f"--kubeconfig={plane.kubeconfig}", *arguments],
+        text=True,
+        capture_output=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(controllers: ControlPlane, node: NodeProcess, helms: dict[str, Path]) -> Iterator[ControlPlane]:
+    """The chart installed by Helm, its operator a pod on the node with its own account."""
+    binary = helms[max(helms)]
+    arguments = (
+        "goodspeed",
+        str(CHART),
+        "-n",
+        FLEET_SYSTEM,
+        "--create-namespace",
+        "--wait",
+        "--timeout=120s",
+    )
+    helm(binary, controllers, "install", *arguments, "--set=crds.install=false,fullnameOverride=fleet")
+    yield controllers
+    helm(binary, controllers, "uninstall", "goodspeed", "-n", FLEET_SYSTEM, "--wait")

@@ -110,8 +110,21 @@ class OperatorProcess:
 
     def resident_mebibytes(self) -> float:
         """Memory it holds now."""
+        return self._memory("VmRSS")
+
+    def peak_mebibytes(self) -> float:
+        """The most memory it has held."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> float:
         assert self.process is not None
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) / 1024
         raise AssertionError("the operator does not run")
+
+    def processor_seconds(self) -> float:
+        """Processor time it has used."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

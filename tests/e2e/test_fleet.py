@@ -2,94 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from clusters import Clusters, eventually
+from clusters import Clusters, ask, eventually, tiny
 from control_plane import ControlPlane
 from node_process import NodeProcess
 
-from conftest import CHART, ROOT
+from conftest import ROOT, helm
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.processes]
-
-SYSTEM = "fleet-system"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small random models: one target twice, and drafters of its vocabulary and of another."""
-    from tiny_model import make
-
-    folder = tmp_path_factory.mktemp("models")
-    make(folder / "target", seed=1)
-    make(folder / "draft", seed=2, layers=1)
-    make(folder / "foreign", seed=3, extra=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def node(controllers: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node whose pods run."""
-    with NodeProcess(controllers.kubeconfig, tmp_path_factory.mktemp("node")) as running:
-        yield running
-    controllers.kubectl("delete", "node", "local", "--ignore-not-found")
-
-
-def helm(binary: Path, plane: ControlPlane, *arguments: str) -> str:
-    done = subprocess.run(
-        [binary, f"--kubeconfig={plane.kubeconfig}", *arguments],
-        text=True,
-        capture_output=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed(controllers: ControlPlane, node: NodeProcess, helms: dict[str, Path]) -> Iterator[ControlPlane]:
-    """The chart installed by Helm, its operator a pod on the node with its own account."""
-    binary = helms[max(helms)]
-    arguments = ("goodspeed", str(CHART), "-n", SYSTEM, "--create-namespace", "--wait", "--timeout=120s")
-    helm(binary, controllers, "install", *arguments, "--set=crds.install=false,fullnameOverride=fleet")
-    yield controllers
-    helm(binary, controllers, "uninstall", "goodspeed", "-n", SYSTEM, "--wait")
 
 
 @pytest.fixture
 def fleet(installed: ControlPlane, node: NodeProcess, namespace: str) -> Clusters:
     return Clusters(installed, namespace)
-
-
-def tiny(models: Path, *, draft: str = "draft", **spec: Any) -> dict[str, Any]:
-    return {
-        "target": {"model": f"file://{models / 'target'}", "maxContextTokens": 512, "dtype": "float32"},
-        "drafters": [
-            {"name": "model", "model": f"file://{models / draft}"},
-            {"name": "lookup", "model": "ngram://"},
-        ],
-        **spec,
-    }
-
-
-def ask(fleet: Clusters, service: str, **body: Any) -> dict[str, Any]:
-    """A prompt to the first ready pod that a Service selects: nothing here stands between the two."""
-    chosen = fleet.get("service", service)["spec"]["selector"]
-    selector = ",".join(f"{key}={value}" for key, value in chosen.items())
-    pods = [pod for pod in fleet.list("pods", selector) if pod["status"]["containerStatuses"][0]["ready"]]
-    url = f"http://{pods[0]['status']['podIP']}:8000/v1/chat/completions"
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
-    answer = httpx.post(url, json={"messages": messages, "max_tokens": 16, **body}, timeout=120)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def test_a_cluster_of_small_models_answers_shows_its_figures_and_goes(
@@ -242,7 +173,7 @@ def test_what_cannot_run_says_so_in_a_condition_within_a_minute(
 def test_helm_test_asks_the_running_operator(
     installed: ControlPlane, helms: dict[str, Path], node: NodeProcess
 ) -> None:
-    assert "Succeeded" in helm(helms[max(helms)], installed, "test", "goodspeed", "-n", SYSTEM)
+    assert "Succeeded" in helm(helms[max(helms)], installed, "test", "goodspeed", "-n", "fleet-system")
 
 
 @pytest.mark.slow

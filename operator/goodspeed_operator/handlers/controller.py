@@ -117,6 +117,7 @@ class Controller:
                 if key != _HEARTBEAT:
                     await self._one(reconciler, key)
                 self._health.reconciled()
+                self._metrics.last_reconcile.set(time.time())
             finally:
                 self._queue.done(key)
                 self._count()
@@ -141,7 +142,6 @@ class Controller:
             if again is not None:
                 self._queue.add(key, after=again)
         self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
-        self._metrics.last_reconcile.set(time.time())
 
     def _failed(self, reason: str) -> None:
         self._metrics.reconcile_total.labels("failed").inc()

@@ -34,7 +34,7 @@ class OperatorMetrics:
         )
         self.last_reconcile = Gauge(
             "goodspeed_operator_last_reconcile_timestamp_seconds",
-            "When the last reconcile ended, in Unix seconds.",
+            "When the last reconcile ended, or a heartbeat in its place, in Unix seconds.",
             registry=self.registry,
         )
         self.api_requests_total = Counter(

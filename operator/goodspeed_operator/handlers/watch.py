@@ -20,7 +20,7 @@ import kopf
 
 from goodspeed_operator.cluster.client import KubernetesAPI
 from goodspeed_operator.cluster.kinds import CHILDREN, CLUSTER, POD, Kind
-from goodspeed_operator.handlers.controller import SELECTOR, Controller
+from goodspeed_operator.handlers.controller import SELECTOR, Controller, StartOverError
 
 SERVER_SECONDS = 300
 """A watch that the API server ends now and then cannot be dead for long without being noticed."""
@@ -60,6 +60,7 @@ async def watch(
     """Watches until cancelled; the controller is told in this very event loop.
 
     Raises:
+        StartOverError: the definition of clusters has been deleted.
         WatchEndedError: kopf gave up.
     """
     loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -93,6 +94,8 @@ async def watch(
     threading.Thread(target=run, name="kopf", daemon=True).start()
     try:
         error = await ended
+        if not await api.serves(CLUSTER):
+            raise StartOverError("the definition of clusters is gone")
         raise WatchEndedError(f"watching ended: {error or 'no reason given'}") from error
     finally:
         stop.set()
