@@ -30,6 +30,11 @@ def _no_twice(pools: list[DrafterPool]) -> bool:
     return len({pool.name for pool in pools}) == len(pools)
 
 
+def _fewest_gpus(spec: Spec) -> int:
+    pools = sum(pool.fewest * pool.resources.gpus for pool in spec.drafters if pool.scaling != "External")
+    return spec.verifier.replicas * spec.verifier.resources.gpus + pools
+
+
 class Spec(Part):
     """What the fleet should be."""
 
@@ -46,6 +51,14 @@ class Spec(Part):
                 <= spec.rebalance.caps.drafters
             ),
             "rebalance.caps.drafters",
+        ),
+        Rule(
+            # Quantities cost the API server too much to add up.
+            "",
+            "rebalance.caps.gpus is below the fewest GPUs the fleet may have; raise it, or lower "
+            "verifier.replicas, replicas or minReplicas",
+            lambda spec: spec.rebalance.caps.gpus is None or _fewest_gpus(spec) <= spec.rebalance.caps.gpus,
+            "rebalance.caps.gpus",
         ),
     )
 
