@@ -20,12 +20,8 @@ from goodspeed_operator.resources.naming import (
 
 OPERATOR_PEER: Manifest = {
     "namespaceSelector": {},
-    "podSelector": {
-        "matchLabels": {
-            "app.kubernetes.io/name": "goodspeed",
-            "app.kubernetes.io/component": "operator",
-        }
-    },
+    # A label of our own: the chart's values may change all others.
+    "podSelector": {"matchLabels": {"goodspeed.io/operator": "true"}},
 }
 
 

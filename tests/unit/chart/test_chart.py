@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from goodspeed_operator.cluster.kinds import CHILDREN, CLUSTER, POD
+from goodspeed_operator.resources.policies import OPERATOR_PEER
 
 Render = Callable[..., list[dict[str, Any]]]
 
@@ -49,6 +50,15 @@ def test_every_manifest_is_valid_for_every_supported_kubernetes(
         if foreign or manifest["kind"] == "CustomResourceDefinition":
             continue
         kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("values", [{}, {"nameOverride": "other"}, {"fullnameOverride": "other"}])
+def test_the_clusters_network_policies_let_the_operator_in_whatever_its_name(
+    render: Render, values: dict[str, Any]
+) -> None:
+    (deployment,) = of_kind(render(**values), "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert OPERATOR_PEER["podSelector"]["matchLabels"].items() <= labels.items()
 
 
 def test_lint_finds_nothing(chart_folder: Path) -> None:
