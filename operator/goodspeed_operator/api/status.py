@@ -27,7 +27,6 @@ class Reason(StrEnum):
     ALL_READY = "AllReady"
     STARTING = "Starting"
     RESTING = "Resting"
-    PROGRESSING = "Progressing"
     ROLLING_OUT = "RollingOut"
     NOT_READY = "NotReady"
     AS_EXPECTED = "AsExpected"
