@@ -10,6 +10,7 @@ from pathlib import Path
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.local.fleet import Fleet
 from goodspeed_operator.rebalance.observe import Members, Place
+from goodspeed_operator.rebalance.report import Report, metrics_reason
 from goodspeed_operator.resources.naming import DRAFTER, GRPC_PORT, VERIFIER
 
 FILE = "fleet.json"
@@ -37,13 +38,15 @@ def members_of(fleet: Fleet) -> Members:
     )
 
 
-def write(state: Path, cluster: GoodSpeedCluster, members: Members) -> None:
-    """Leaves word of a fleet in its state folder."""
+def write(state: Path, cluster: GoodSpeedCluster, members: Members, report: Report) -> None:
+    """Leaves word of a fleet, and of how its rebalancing stands, in its state folder."""
     plain = {
         "name": cluster.name,
         "process": os.getpid(),
         "cells": [[each.name, each.url, each.address] for each in members.cells],
         "drafters": [[each.name, each.url, each.pool] for each in members.drafters],
+        "metrics": {"reason": metrics_reason(report.fault).value, "message": report.words},
+        "decisions": [each.plain() for each in report.decisions],
     }
     path = state / f"{FILE}.new"
     path.write_text(json.dumps(plain, indent=1), encoding="utf-8")

@@ -35,9 +35,10 @@ async def rebalance(
         loop = Rebalancer(http)
         while True:
             members = members_of(fleet)
-            write(state, cluster, members)
+            write(state, cluster, members, loop.report)
             if cluster.spec.rebalance.mode != "Off" and len(members.cells) > 0:
                 tell(await loop.step(cluster, members))
+                write(state, cluster, members, loop.report)
             await asyncio.sleep(seconds(cluster.spec.rebalance.interval))
 
 
