@@ -174,3 +174,15 @@ def ask(fleet: Clusters, service: str, **body: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
+
+
+def essence(body: dict[str, Any]) -> str:
+    """What decides about an object: everything but status and what the API server stamps."""
+    metadata = body["metadata"]
+    kept = {key: metadata.get(key) for key in ("labels", "ownerReferences")}
+    rest = {key: value for key, value in body.items() if key not in {"metadata", "status"}}
+    if body["kind"] == "Service":
+        for field in ("clusterIP", "clusterIPs"):
+            if rest["spec"].get(field) not in ("None", ["None"]):
+                rest["spec"].pop(field, None)
+    return json.dumps([kept, rest], sort_keys=True)

@@ -34,7 +34,7 @@ _OPENAPI = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
-    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "omitStages": ["RequestReceived"],
     "rules": [
         {"level": "None", "users": ["system:apiserver"]},
         {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},

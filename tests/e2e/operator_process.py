@@ -62,6 +62,16 @@ class OperatorProcess:
         self.process.kill()
         self.process.wait()
 
+    def kill_now(self) -> None:
+        """SIGKILL, without waiting for the end; from any thread."""
+        assert self.process is not None
+        self.process.kill()
+
+    def dead(self) -> bool:
+        """Whether it has ended."""
+        assert self.process is not None
+        return self.process.poll() is not None
+
     def stop(self) -> int:
         """SIGTERM, as the kubelet ends it; returns its exit code."""
         assert self.process is not None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from clusters import Clusters, eventually
+from clusters import Clusters, essence, eventually
 from control_plane import ControlPlane
 from operator_process import OperatorProcess
 
@@ -25,18 +25,6 @@ def fleet(controllers: ControlPlane, namespace: str) -> Clusters:
     clusters.apply()
     clusters.ready()
     return clusters
-
-
-def essence(body: dict[str, Any]) -> str:
-    """What decides about an object: everything but status and what the API server stamps."""
-    metadata = body["metadata"]
-    kept = {key: metadata.get(key) for key in ("labels", "ownerReferences")}
-    rest = {key: value for key, value in body.items() if key not in {"metadata", "status"}}
-    if body["kind"] == "Service":
-        for field in ("clusterIP", "clusterIPs"):
-            if rest["spec"].get(field) not in ("None", ["None"]):
-                rest["spec"].pop(field, None)
-    return json.dumps([kept, rest], sort_keys=True)
 
 
 def test_a_cluster_gets_all_its_children_and_says_when_it_is_ready(fleet: Clusters) -> None:

@@ -47,8 +47,11 @@ class APIError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """Whether trying again with the same body cannot help (422 Invalid, 400)."""
-        return self.status in {400, 422}
+        """Whether trying again with the same body cannot help (422 Invalid, 400).
+
+        Server-side apply answers a body of wrong types with 500.
+        """
+        return self.status in {400, 422} or "failed to create typed patch object" in self.message
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ condition of the cluster, with a reason of a closed set.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ _IMAGE = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNever
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _FRAME = " \t╭╮╰╯│─"
 """Command lines draw a box around what was wrong with an option."""
-_MISMATCH = ("refused by verifier", "vocabulary of")
+_MISMATCH = ("refused by verifier", "vocabulary of", "was made for an embedding of")
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception)(: .*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def diagnose_deployment(name: str, status: Mapping[str, Any]) -> Trouble | None:
 
 
 def _last_words(log: str) -> str:
-    """The end of a log: the last message when lines are JSON, else the last lines."""
+    """The end of a log: the last message when lines are JSON, the exception, else the last lines."""
     lines = [plain for line in log.splitlines() if (plain := line.strip(_FRAME))]
     if not lines:
         return ""
@@ -118,7 +120,8 @@ def _last_words(log: str) -> str:
         found = json.loads(lines[-1])
         return short(str(found["message"]) + _last_line(str(found.get("exception", ""))))
     except (ValueError, KeyError, TypeError):
-        return short(" / ".join(lines[-3:]))
+        whole = lines[-1:] if _EXCEPTION.fullmatch(lines[-1]) else lines[-3:]
+        return short(" / ".join(whole))
 
 
 def _last_line(text: str) -> str:

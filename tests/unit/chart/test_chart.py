@@ -114,10 +114,10 @@ def granted(rules: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
 
 def used() -> dict[tuple[str, str], set[str]]:
     """What cluster/ and handlers/ do; a test against a real API server holds this to the audit log."""
-    watch = {"get", "list", "watch"}
-    rights = {(kind.group, kind.plural): watch | {"create", "patch", "delete"} for kind in CHILDREN}
+    watch = {"list", "watch"}
+    rights = {(kind.group, kind.plural): watch | {"get", "create", "patch", "delete"} for kind in CHILDREN}
     rights[CLUSTER.group, CLUSTER.plural] = watch
-    rights[CLUSTER.group, f"{CLUSTER.plural}/status"] = {"get", "patch"}
+    rights[CLUSTER.group, f"{CLUSTER.plural}/status"] = {"patch"}
     rights[POD.group, POD.plural] = watch
     rights["", "events"] = {"create", "list"}
     return rights

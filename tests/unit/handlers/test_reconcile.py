@@ -122,6 +122,18 @@ async def test_what_the_api_refuses_is_told_in_its_words_and_the_rest_goes_on(op
         assert f"Deployment fleet-one: {words}" in operator.condition(name)["message"]
 
 
+async def test_a_body_of_wrong_types_is_refused_too_though_the_answer_is_500(operator: Operator) -> None:
+    words = "failed to create typed patch object (models/fleet-one; apps/v1, Kind=Deployment): expected map"
+    operator.mock.fails = lambda method, path: (
+        (500, "InternalError", words)
+        if method == "PATCH" and path.endswith("/deployments/fleet-one")
+        else None
+    )
+    assert await operator.reconcile() == REFUSED_SECONDS
+    assert operator.condition("Degraded")["reason"] == "ApplyRefused"
+    assert "expected map" in operator.condition("Degraded")["message"]
+
+
 async def test_a_right_that_is_missing_is_told_too(operator: Operator) -> None:
     operator.mock.fails = lambda method, path: (
         (403, "Forbidden", "may not patch networkpolicies") if "networkpolicies" in path else None

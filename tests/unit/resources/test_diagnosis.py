@@ -91,6 +91,20 @@ CASES: dict[str, tuple[dict[str, Any], Reason, str]] = {
         Reason.CRASH_LOOP,
         "Invalid value for '--budget-tokens': / Input should be greater than 0",
     ),
+    "a server that fails with a traceback": (
+        pod(container(ended(1, "│ value = weights[name]  │\n╰───╯\nSafetensorError: header too large\n"))),
+        Reason.CRASH_LOOP,
+        "SafetensorError: header too large",
+    ),
+    "a drafter that was made for another target": (
+        pod(
+            container(
+                ended(1, '{"message": "one was made for an embedding of 9 x 4, the target\'s is 3 x 4"}')
+            )
+        ),
+        Reason.MODEL_MISMATCH,
+        "one was made for an embedding of 9 x 4",
+    ),
     "a server that says nothing": (
         pod(container(ended(3), restartCount=1)),
         Reason.CRASH_LOOP,
