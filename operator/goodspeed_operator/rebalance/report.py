@@ -29,7 +29,7 @@ class Report:
         applied: whether these were carried out.
         utility: Σ w·U(x) of the last interval; None where it could not be seen.
         gain: utility gained by the changes before; None where there were none.
-        pending: (utility before, how many decisions) of changes whose gain is not known yet.
+        pending: (utility before, time) of changes whose gain is not known yet.
     """
 
     decisions: tuple[DecisionStatus, ...] = ()
@@ -41,7 +41,7 @@ class Report:
     applied: bool = False
     utility: float | None = None
     gain: float | None = None
-    pending: tuple[float, int] | None = None
+    pending: tuple[float, str] | None = None
 
 
 def plain_time(now: float) -> str:
@@ -84,7 +84,7 @@ def reported(
     # The most valuable first: what falls off the end of ten is what matters least.
     new.sort(key=lambda each: -(each.expected_gain or 0.0))
     if apply and changes and utility is not None:
-        pending = (utility, min(len(new), LAST_DECISIONS))
+        pending = (utility, plain_time(now))
     words = outcome.decisions[0].words
     return replace(
         before,
@@ -112,15 +112,15 @@ def _same_hold(last: DecisionStatus, hold: Decision) -> bool:
 
 
 def _with_gain(
-    decisions: list[DecisionStatus], pending: tuple[float, int], utility: float
+    decisions: list[DecisionStatus], pending: tuple[float, str], utility: float
 ) -> list[DecisionStatus]:
-    """Divides what was really gained among the changes of the last interval, as it was expected of them."""
-    was, count = pending
-    batch = [each for each in decisions[:count] if each.applied]
+    """Divides what was really gained among the changes made at a time, as it was expected of them."""
+    was, when = pending
+    batch = [each for each in decisions if each.applied and each.time == when]
     expected = sum(each.expected_gain or 0.0 for each in batch)
     result = []
-    for index, each in enumerate(decisions):
-        if index < count and each.applied:
+    for each in decisions:
+        if each.applied and each.time == when:
             share = (each.expected_gain or 0.0) / expected if expected > 0 else 1 / len(batch)
             gain = float(f"{share * (utility - was):.3g}")
             result.append(each.model_copy(update={"actual_gain": gain}))
