@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from clusters import NEW, NEW_SET, OLD, OLD_SET, Clusters, Watcher, eventually, pools
+from clusters import NEW, NEW_SET, OLD, OLD_SET, Clusters, Watcher, essence, eventually, pools
 from control_plane import ControlPlane
 from operator_process import OperatorProcess
+from write_proxy import WriteProxy
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("hollow")]
 
@@ -57,6 +59,70 @@ def test_killed_in_the_middle_of_a_rollout_the_next_start_ends_it_the_same_way(
     eventually(lambda: Watcher(fleet).finished(NEW_SET), 120)
     fleet.ready()
     assert len(fleet.children()) == 17
+
+
+def killed_after_each_write(
+    proxy: WriteProxy,
+    kubeconfig: Path,
+    log: Path,
+    fleet: Clusters,
+    done: Callable[[], bool],
+    first: int,
+    step: int,
+) -> int:
+    """Starts the operator again and again, each time killed a write later; returns how often it was."""
+    kills = 0
+    while True:
+        one = OperatorProcess(kubeconfig, log, identity="mortal")
+        proxy.after(first + step * kills, one.kill_now)
+        one.start()
+        eventually(lambda one=one: one.dead() or done(), 60, every=0.05)  # type: ignore[misc]
+        if not one.dead() and done():
+            one.stop()
+            return kills
+        one.kill()
+        kills += 1
+
+
+@pytest.mark.timeout(600)
+def test_killed_after_every_single_write_it_ends_where_one_that_lives_ends(
+    account: Path,
+    controllers: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    fleet = Clusters(controllers, namespace)
+    with WriteProxy(account, tmp_path) as proxy:
+
+        def kills(done: Callable[[], bool], first: int, step: int) -> int:
+            log = tmp_path / "operator.log"
+            return killed_after_each_write(proxy, proxy.kubeconfig, log, fleet, done, first, step)
+
+        fleet.apply()
+        record_property("kills_while_made", kills(lambda: settled(fleet, OLD_SET), 1, 1))
+        made = {key: essence(child) for key, child in fleet.children().items()}
+        # A start finds all as it should be and applies it once more, so the new begins after so many writes.
+        fleet.apply(target=NEW)
+        record_property("kills_while_rolled", kills(lambda: settled(fleet, NEW_SET), 1, 2))
+        fleet.apply(target=NEW, drafters=pools()[:1])
+        record_property("kills_while_pruned", kills(lambda: settled(fleet, NEW_SET, children=13), 1, 2))
+        fleet.apply()
+        record_property("kills_while_restored", kills(lambda: settled(fleet, OLD_SET), 1, 2))
+    assert {key: essence(child) for key, child in fleet.children().items()} == made
+
+
+def settled(fleet: Clusters, kept: str, children: int = 17) -> bool:
+    """Whether the fleet is ready for its present spec, with these cells alone."""
+    body = fleet.get("gsc", "fleet")
+    conditions = {found["type"]: found for found in body.get("status", {}).get("conditions", ())}
+    ready = conditions.get("Ready", {})
+    return (
+        (ready.get("status"), ready.get("reason")) == ("True", "AllReady")
+        and ready["observedGeneration"] == body["metadata"]["generation"]
+        and len(found := fleet.children()) == children
+        and [name for kind, name in found if kind == "statefulset"] == [kept]
+    )
 
 
 def test_killed_while_pruning_nothing_is_left_behind(
