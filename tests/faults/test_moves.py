@@ -110,6 +110,16 @@ def test_orders_that_make_no_sense_are_refused_with_words(cells):
         assert "0 to 32" in answer.text
 
 
+def test_a_cell_may_be_asked_for_by_its_name(own, cells):
+    first, second = cells
+    named = f"second-cell={second.address}:{GRPC_PORT}"
+    own.drafter("twin", "ngram://", first, cells=named)
+    own.wait()
+    url = f"{first.url}/drafters/twin/cell"
+    assert httpx.put(url, json={"verifier": "second-cell"}, timeout=10).status_code == 202
+    eventually(lambda: 'drafter="twin"' in second.get("/metrics").text)
+
+
 def test_a_budget_holds_from_the_next_round_on(own, cells):
     first, _ = cells
     assert httpx.put(f"{first.url}/budget", json={"tokens": 0}, timeout=10).status_code == 200

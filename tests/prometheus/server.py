@@ -161,7 +161,7 @@ class UpFleet:
     @property
     def cells(self):
         """URL by name."""
-        return {name: url for name, url, _ in self.plain["cells"]}
+        return dict(self.plain["cells"])
 
     @property
     def drafters(self):

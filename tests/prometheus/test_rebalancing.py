@@ -2,8 +2,12 @@
 
 import contextlib
 import http.server
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -95,12 +99,33 @@ def test_load_on_one_cell_is_spread_within_three_intervals(begin, load, record_p
     assert sorted(list(map(cells.get, names)).count(cell) for cell in fleet.cells) == [2, 2]
 
 
-def test_recommend_decides_the_same_and_moves_nobody(begin, load):
-    fleet, _ = begin(mode="Recommend")
+def goodspeed(*arguments):
+    program = Path(sys.executable).parent / "goodspeed"
+    done = subprocess.run(
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_recommend_plan_and_top_tell_what_should_be_done_and_move_nobody(begin, load):
+    fleet, prometheus = begin(mode="Recommend")
     names = of_first_cell(fleet)
     with load(fleet, names) as users:
         found = eventually(lambda: moves(fleet), 60)
-        time.sleep(INTERVAL)
+        where = f"--state-dir={fleet.state}"
+        for more in ([], [f"--prometheus={prometheus.url}"]):
+            planned = goodspeed("plan", f"--filename={fleet.file}", "--over=6", where, *more)
+            lines = [line for line in planned.splitlines() if "Move" in line]
+            assert lines, planned
+            assert all("PriceGap" in line and any(name in line for name in names) for line in lines)
+        seen = goodspeed("top", "fleet", "--once", where)
+        assert all(name in seen for name in (*fleet.cells, *fleet.drafters))
+        assert "not applied" in seen
         assert of_first_cell(fleet) == names
     assert users.failed == []
     assert not any(each["applied"] for each in found)

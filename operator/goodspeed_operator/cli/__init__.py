@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from goodspeed_operator.cli import demo, node, up
+from goodspeed_operator.cli import demo, node, plan, top, up
 
 _RUNTIME = {"models": "goodspeed_runtime.models.command", "simulate": "goodspeed_runtime.simulate.command"}
 
@@ -54,6 +54,8 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(demo.demo)
+app.command()(top.top)
+app.command()(plan.plan)
 app.command()(node.node)
 
 

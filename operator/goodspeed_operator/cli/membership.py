@@ -11,7 +11,7 @@ from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.local.fleet import Fleet
 from goodspeed_operator.rebalance.observe import Members, Place
 from goodspeed_operator.rebalance.report import Report, metrics_reason
-from goodspeed_operator.resources.naming import DRAFTER, GRPC_PORT, VERIFIER
+from goodspeed_operator.resources.naming import DRAFTER, VERIFIER
 
 FILE = "fleet.json"
 
@@ -22,7 +22,7 @@ def members_of(fleet: Fleet) -> Members:
         (
             member.role,
             fleet.statuses[member.name].ready,
-            Place(member.name, member.url, f"{member.around.address}:{GRPC_PORT}", member.pool),
+            Place(member.name, member.url, member.pool),
         )
         for member in fleet.members
         if member.name in fleet.statuses
@@ -43,7 +43,7 @@ def write(state: Path, cluster: GoodSpeedCluster, members: Members, report: Repo
     plain = {
         "name": cluster.name,
         "process": os.getpid(),
-        "cells": [[each.name, each.url, each.address] for each in members.cells],
+        "cells": [[each.name, each.url] for each in members.cells],
         "drafters": [[each.name, each.url, each.pool] for each in members.drafters],
         "metrics": {"reason": metrics_reason(report.fault).value, "message": report.words},
         "decisions": [each.plain() for each in report.decisions],
@@ -73,7 +73,7 @@ def read(state: Path) -> Members:
         OSError, ValueError, KeyError: there is no such file, or it is not a fleet's.
     """
     plain = json.loads((state / FILE).read_text(encoding="utf-8"))
-    drafters = tuple(Place(name, url, "", pool) for name, url, pool in plain["drafters"])
+    drafters = tuple(Place(name, url, pool) for name, url, pool in plain["drafters"])
     pools = Counter(each.pool for each in drafters)
-    cells = tuple(Place(name, url, address) for name, url, address in plain["cells"])
+    cells = tuple(Place(name, url) for name, url in plain["cells"])
     return Members(cells, drafters, pools, pools)

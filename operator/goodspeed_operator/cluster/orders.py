@@ -25,7 +25,7 @@ async def carry_out(
         try:
             if decision.action is Action.MOVE:
                 url = f"{cells[decision.source].url}/drafters/{decision.subject}/cell"
-                body: dict[str, object] = {"verifier": cells[decision.destination].address}
+                body: dict[str, object] = {"verifier": decision.destination}
             else:
                 url = f"{cells[decision.subject].url}/budget"
                 body = {"tokens": int(decision.destination)}

@@ -27,7 +27,6 @@ from goodspeed_operator.resources.naming import (
     POOL_LABEL,
     VERIFIER,
     VERIFIER_HTTP_PORT,
-    cell_address,
 )
 from goodspeed_runtime.rebalancing.decision import Action, Decision
 
@@ -181,14 +180,7 @@ def members_of(cluster: GoodSpeedCluster, children: Children, now: float) -> Mem
     elif changing:
         unsettled = f"pool {changing[0]} is being changed"
     return Members(
-        cells=tuple(
-            Place(
-                pod.name,
-                _url(pod.address, VERIFIER_HTTP_PORT),
-                cell_address(cluster, revision, int(pod.name.rpartition("-")[2])),
-            )
-            for pod in cells
-        ),
+        cells=tuple(Place(pod.name, _url(pod.address, VERIFIER_HTTP_PORT)) for pod in cells),
         drafters=tuple(
             Place(pod.name, _url(pod.address, DRAFTER_HTTP_PORT), pool=of_pool.get(pod.name, ""))
             for pod in drafters

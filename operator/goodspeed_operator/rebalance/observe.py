@@ -34,13 +34,11 @@ class Place:
     Attributes:
         name: of the pod.
         url: of its HTTP server.
-        address: of a verifier, ``host:port`` as its drafters know it.
         pool: of a drafter.
     """
 
     name: str
     url: str
-    address: str = ""
     pool: str = ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
@@ -89,6 +90,13 @@ def verifier_environment(cluster: GoodSpeedCluster, cells: Cells, budget: int | 
     )
 
 
+def _addresses(cluster: GoodSpeedCluster, cells: Cells, ordinals: Sequence[int]) -> str:
+    """Cells as drafters know them: by the name that rebalancing uses, and where they listen."""
+    name = cells_name(cluster, cells.revision)
+    found = ((ordinal, cell_address(cluster, cells.revision, ordinal)) for ordinal in ordinals)
+    return ",".join(f"{name}-{ordinal}={address}" for ordinal, address in found)
+
+
 def drafter_environment(
     cluster: GoodSpeedCluster, pool: DrafterPool, attached: Cells, ordinals: tuple[int, ...]
 ) -> dict[str, str]:
@@ -108,8 +116,8 @@ def drafter_environment(
         model=pool.model,
         target=target.model,
         served_model_name=target.served_model_name,
-        verifier=",".join(cell_address(cluster, attached.revision, ordinal) for ordinal in ordinals),
-        cells=",".join(cell_address(cluster, attached.revision, ordinal) for ordinal in others) or None,
+        verifier=_addresses(cluster, attached, ordinals),
+        cells=_addresses(cluster, attached, others) or None,
         verification=attached.verifier.verification,
         dtype=pool.dtype,
         device=_device(pool),

@@ -60,7 +60,8 @@ class Link:
 
     Given several cells it starts with one of them by its own name, so that the
     drafters of a pool spread over them, and goes on to the next when one is gone.
-    A verifier may send it to any cell that it was told of, and to no other.
+    A verifier may send it to any cell that it was told of, by name or address,
+    and to no other.
 
     Attributes:
         address: of the cell it talks to, or tries.
@@ -80,7 +81,9 @@ class Link:
         others: Sequence[str] = (),
     ) -> None:
         self._homes = len(addresses)
-        self._addresses = [*addresses, *(other for other in others if other not in addresses)]
+        known = [*addresses, *(other for other in others if other not in addresses)]
+        self._names = [entry.rpartition("=")[0] for entry in known]
+        self._addresses = [entry.rpartition("=")[2] for entry in known]
         self._turn = zlib.crc32(hello.drafter.encode()) % len(addresses)
         self._moved = moved
         self._sent_to: int | None = None
@@ -204,10 +207,13 @@ class Link:
                 return f"{(await call.code()).name}: {await call.details()}"
             self._received(frame)
             if frame.HasField("drain"):
-                if frame.drain.verifier in self._addresses:
-                    self._sent_to = self._addresses.index(frame.drain.verifier)
-                elif frame.drain.verifier:
-                    logger.warning("asked to go to %s, which is no cell of ours", frame.drain.verifier)
+                wanted = frame.drain.verifier
+                if wanted and wanted in self._names:
+                    self._sent_to = self._names.index(wanted)
+                elif wanted in self._addresses:
+                    self._sent_to = self._addresses.index(wanted)
+                elif wanted:
+                    logger.warning("asked to go to %s, which is no cell of ours", wanted)
                 return f"asked to leave: {frame.drain.reason}"
 
     async def _write(self, call: Any, outbox: asyncio.Queue[pb.DrafterFrame]) -> None:

@@ -62,14 +62,14 @@ def serve(
         str,
         typer.Option(
             envvar="GOODSPEED_VERIFIER",
-            help="host:port of the verifier, or of several cells, with commas between.",
+            help="host:port of the verifier, or several cells with commas between; name= may precede each.",
         ),
     ] = "127.0.0.1:50051",
     cells: Annotated[
         str,
         typer.Option(
             envvar="GOODSPEED_CELLS",
-            help="host:port of further cells that a verifier may send it to, with commas between.",
+            help="Further cells that a verifier may send it to, as for --verifier.",
         ),
     ] = "",
     name: Annotated[
@@ -208,7 +208,7 @@ def serve(
 
 def _addresses(text: str, option: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not all(re.fullmatch(r"[^\s/]+:\d{1,5}", part) for part in found):
+    if not all(re.fullmatch(r"([^\s/=]+=)?[^\s/=]+:\d{1,5}", part) for part in found):
         raise typer.BadParameter(
             f"{text!r} is no host:port, nor several with commas between", param_hint=option
         )

@@ -15,7 +15,7 @@ class DrafterSettings:
         cluster: label of every metric.
         model: URI of the draft model.
         target: URI of the target, whose tokenizer is spoken.
-        verifiers: ``host:port`` of each cell it may begin with.
+        verifiers: ``host:port`` of each cell it may begin with, or ``name=host:port``.
         cells: those it may be sent to besides, or go to when its own are gone.
         served_model_name: what requests call the model.
         weight: in the utility.

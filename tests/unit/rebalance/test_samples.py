@@ -34,7 +34,7 @@ def cluster(**spec):
 
 def members(drafters=("a", "b"), cells=("v-0", "v-1"), **more):
     return Members(
-        cells=tuple(Place(name, f"http://{name}:8081", f"{name}:50051") for name in cells),
+        cells=tuple(Place(name, f"http://{name}:8081") for name in cells),
         drafters=tuple(Place(name, f"http://{name}:8000", pool="p") for name in drafters),
         replicas={"p": len(drafters)},
         ready={"p": len(drafters)},

@@ -163,10 +163,15 @@ def test_drafters_are_attached_to_cells_that_exist(cluster: GoodSpeedCluster) ->
     cells = next(each for each in manifests if each["kind"] == "StatefulSet")
     service = cells["spec"]["serviceName"]
     count = max(1, cells["spec"]["replicas"])
-    addresses = {f"{cells['metadata']['name']}-{i}.{service}:50051" for i in range(count)}
+    names = [f"{cells['metadata']['name']}-{i}" for i in range(count)]
+    addresses = {f"{name}={name}.{service}:50051" for name in names}
     for pool in cluster.spec.drafters:
         data = one(manifests, "ConfigMap", f"{cluster.name}-{pool.name}")["data"]
-        assert set(data["GOODSPEED_VERIFIER"].split(",")) <= addresses
+        homes = set(data["GOODSPEED_VERIFIER"].split(","))
+        others = set(data["GOODSPEED_CELLS"].split(",")) if "GOODSPEED_CELLS" in data else set()
+        assert homes
+        assert homes | others == addresses
+        assert not homes & others
         assert all(isinstance(value, str) for value in data.values())
 
 
