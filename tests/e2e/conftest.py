@@ -29,7 +29,7 @@ _numbers = itertools.count()
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints the figures that tests recorded."""
-    for report in terminalreporter.stats.get("passed", []):
+    for report in [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]:
         for name, value in report.user_properties:
             shown = f"{value:.3g}" if isinstance(value, float) else value
             terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {name} {shown}")

@@ -59,10 +59,14 @@ class WriteProxy:
             auto_decompress=False,
         ) as session:
             app = web.Application(client_max_size=1 << 24)
-            app.router.add_route("*", "/{path:.*}", lambda request: self._forward(session, request))
-            runner = web.AppRunner(app, access_log=None)
+
+            async def forward(request: web.Request) -> web.StreamResponse:
+                return await self._forward(session, request)
+
+            app.router.add_route("*", "/{path:.*}", forward)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             port = runner.addresses[0][1]
             self._config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
