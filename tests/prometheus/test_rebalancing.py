@@ -23,10 +23,11 @@ def begin(two_by_eight, tmp_path):
     """Starts a fleet that rebalances itself by what a Prometheus knows."""
     started = []
 
-    def start(**rebalance):
+    def start(verifier=None, **rebalance):
         prometheus = Prometheus(tmp_path / "prometheus")
         spec = {"mode": "Auto", "interval": f"{INTERVAL:g}s", "cooldown": "0s"} | rebalance
-        fleet = UpFleet(tmp_path, two_by_eight(rebalance=spec), prometheus=prometheus.url)
+        more = {} if verifier is None else {"verifier": {"replicas": 2, **verifier}}
+        fleet = UpFleet(tmp_path, two_by_eight(rebalance=spec, **more), prometheus=prometheus.url)
         started.extend((prometheus, fleet))
         fleet.start()
         prometheus.scrape(fleet.urls)
@@ -147,6 +148,18 @@ class Garbage(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def test_a_budget_follows_the_latency_target_while_answers_go_on(begin, load):
+    """No round of these servers takes as little as a millisecond, so the budget shrinks step by step."""
+    fleet, prometheus = begin(verifier={"budgetTokens": "auto", "latencyTarget": "1ms"})
+    with load(fleet, of_first_cell(fleet)) as users:
+        eventually(lambda: min(prometheus.values("goodspeed_verifier_budget_tokens")) <= 16, 8 * INTERVAL)
+    assert users.failed == []
+    budgets = [each for each in fleet.plain["decisions"] if each["action"] == "Budget"]
+    assert {(each["reason"], each["applied"]) for each in budgets} == {("LatencyTarget", True)}
+    assert all(int(each["source"]) > int(each["destination"]) for each in budgets)
+    assert all(limit == 256 for limit in prometheus.values("goodspeed_verifier_budget_limit_tokens"))
 
 
 def vector(*series):
