@@ -5,7 +5,9 @@ addresses stand in its pods, and Prometheus is real.
 """
 
 import asyncio
+import contextlib
 import json
+import signal
 import threading
 
 import httpx
@@ -47,10 +49,11 @@ class ListingAPI(MockAPI):
 
 
 @pytest.fixture
-def pods(folder, tmp_path):
+def pods(folder, tmp_path, request):
     """Two verifiers; four drafters that begin in the first and know of the second."""
     own = Fleet(folder, tmp_path)
     model = own.uri("target")
+    more, options = getattr(request, "param", ({}, {}))
     resource = {
         "apiVersion": CLUSTER.api_version,
         "kind": CLUSTER.kind,
@@ -58,7 +61,7 @@ def pods(folder, tmp_path):
         "spec": {
             "target": {"model": model, "maxContextTokens": 512},
             "verifier": {"replicas": 2, "budgetTokens": 8},
-            "drafters": [{"name": "p", "model": model, "replicas": 4}],
+            "drafters": [{"name": "p", "model": model, "replicas": 4, **more}],
             "rebalance": {
                 "mode": "Auto",
                 "interval": "5s",
@@ -76,7 +79,7 @@ def pods(folder, tmp_path):
         own.wait()
         named = f"{cells[1]}={second.address}:{GRPC_PORT}"
         for name in drafters:
-            own.drafter(name, model, first, pool="p", cluster="fleet", cells=named)
+            own.drafter(name, model, first, pool="p", cluster="fleet", cells=named, **options)
         own.wait()
         stored = [resource]
         for each, names in ((workload["StatefulSet"], cells), (workload["Deployment"], drafters)):
@@ -119,14 +122,52 @@ def keep_busy(own, names, stop, failed):
     return threads
 
 
-async def test_the_operator_moves_drafters_and_says_so(pods, tmp_path):
-    own, cells, drafters, stored = pods
-    mock, metrics = ListingAPI(), OperatorMetrics()
+@contextlib.asynccontextmanager
+async def operating(mock, metrics):
+    """The controller over the mock, until the context is left."""
+    async with serving(mock) as api:
+        controller = Controller(
+            api,
+            namespaces=("models",),
+            image="goodspeed/runtime:test",
+            workers=2,
+            pod_monitors=False,
+            metrics=metrics,
+            health=Health(),
+        )
+        running = asyncio.create_task(controller.run())
+        try:
+            yield running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def busy(own, names):
+    """Requests to these drafters, none of which may fail."""
+    stop, failed = threading.Event(), []
+    threads = keep_busy(own, names, stop, failed)
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+    assert failed == []
+
+
+def stored_in(stored):
+    mock = ListingAPI()
     for body in stored:
         kind = CLUSTER if body["kind"] == CLUSTER.kind else POD if body["kind"] == "Pod" else kind_of(body)
         mock.put(kind.path("models", body["metadata"]["name"]), body)
-    stop, failed = threading.Event(), []
-    threads = keep_busy(own, drafters, stop, failed)
+    return mock
+
+
+async def test_the_operator_moves_drafters_and_says_so(pods, tmp_path):
+    own, cells, drafters, stored = pods
+    mock, metrics = stored_in(stored), OperatorMetrics()
     runner = web.AppRunner(application(Health(), metrics.registry))
     await runner.setup()
     port = free_port()
@@ -135,17 +176,7 @@ async def test_the_operator_moves_drafters_and_says_so(pods, tmp_path):
     await asyncio.to_thread(prometheus.start)
     metrics.leading.set(1)
     try:
-        async with serving(mock) as api:
-            controller = Controller(
-                api,
-                namespaces=("models",),
-                image="goodspeed/runtime:test",
-                workers=2,
-                pod_monitors=False,
-                metrics=metrics,
-                health=Health(),
-            )
-            running = asyncio.create_task(controller.run())
+        async with busy(own, drafters), operating(mock, metrics) as running:
 
             def decisions():
                 assert not running.done(), running.exception()
@@ -161,28 +192,42 @@ async def test_the_operator_moves_drafters_and_says_so(pods, tmp_path):
             conditions = {each["type"]: each for each in status["conditions"]}
             assert conditions["MetricsAvailable"]["reason"] == "MetricsFresh"
             assert conditions["Rebalancing"]["reason"] in {"Applying", "Holding"}
-            events = [
-                body for body in mock.bodies if body.get("kind") == "Event" and body["reason"] == "Move"
-            ]
+            posted = [body for body in mock.bodies if body.get("kind") == "Event"]
+            events = [body for body in posted if body["reason"] == "Move"]
             assert len(events) == 1
             assert f"2 drafters ({', '.join(each['subject'] for each in moved)})" in events[0]["message"]
-
-            def answered():
-                return not [text for _, text in queries("operator") if not prometheus.query(text)]
-
-            await until(answered)
+            await until(lambda: not [text for _, text in queries("operator") if not prometheus.query(text)])
             # A cell that shows no metrics: nothing is moved, and the condition says why.
-            own[cells[1]].process.send_signal(19)
-            await until(
-                lambda: json.dumps(mock.objects[PATH]["status"]["conditions"]).count("MetricsMissing") > 0
-            )
-            own[cells[1]].process.send_signal(18)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            own[cells[1]].process.send_signal(signal.SIGSTOP)
+            await until(lambda: "MetricsMissing" in json.dumps(mock.objects[PATH]["status"]["conditions"]))
+            own[cells[1]].process.send_signal(signal.SIGCONT)
     finally:
-        stop.set()
-        for thread in threads:
-            await asyncio.to_thread(thread.join)
         await runner.cleanup()
         await asyncio.to_thread(prometheus.stop)
-    assert failed == []
+
+
+@pytest.mark.parametrize(
+    "pods", [({"minReplicas": 1, "maxReplicas": 6}, {"max_sequences": 1})], indirect=True
+)
+async def test_a_pool_whose_requests_wait_grows_to_its_bound_and_no_further(pods):
+    own, _, drafters, stored = pods
+    mock, metrics = stored_in(stored), OperatorMetrics()
+    path = kind_of(next(each for each in stored if each["kind"] == "Deployment")).path("models", "fleet-p")
+    # Three requests at a time for a drafter that serves one.
+    async with busy(own, drafters * 3), operating(mock, metrics) as running:
+
+        def grown():
+            assert not running.done(), running.exception()
+            return mock.objects[path]["spec"].get("replicas", 4) > 4
+
+        await until(grown)
+        assert mock.objects[path]["spec"]["replicas"] == 6
+        decisions = mock.objects[PATH]["status"]["decisions"]
+        (scale,) = (each for each in decisions if each["action"] == "Scale")
+        assert (scale["subject"], scale["source"], scale["destination"]) == ("p", "4", "6")
+        assert scale["reason"] == "Queue"
+        # Its new pods never come here: a pool that still changes is left alone.
+        await asyncio.sleep(12)
+        assert mock.objects[path]["spec"]["replicas"] == 6
+        conditions = {each["type"]: each for each in mock.objects[PATH]["status"]["conditions"]}
+        assert "RollingOut" in conditions["Rebalancing"]["message"]

@@ -181,7 +181,7 @@ SICK = {
 
 
 def test_a_sick_prometheus_at_any_moment_of_a_move_harms_nothing(begin, load):
-    """Stopped, restarted empty, garbage in its place: the condition says so, no decision, no token lost."""
+    """Stopped, garbage in its place, empty, half blind: the condition says so and nobody moves."""
     fleet, prometheus = begin()
     names = of_first_cell(fleet)
     address = prometheus.url.removeprefix("http://").split(":")
@@ -208,6 +208,10 @@ def test_a_sick_prometheus_at_any_moment_of_a_move_harms_nothing(begin, load):
                 server.server_close()
         before = dict(users.received)
         prometheus.start()  # empty: it knows nothing of what was
+        eventually(reason("MetricsFresh"), 5 * INTERVAL)
+        prometheus.scrape(fleet.urls[1:])  # it lacks a verifier, and with it half the drafters
+        eventually(reason("MetricsMissing"), 5 * INTERVAL)
+        prometheus.scrape(fleet.urls)
         eventually(reason("MetricsFresh"), 5 * INTERVAL)
         assert attached(fleet) == placed
         eventually(lambda: all(users.received[name] > before[name] for name in names), 60)
