@@ -143,7 +143,7 @@ class Rebalancer:
         after = {key: value for reading in readings if reading for key, value in reading.items()}
         before, self._readings = self._readings, (now, after)
         if before is None:
-            raise UnusableError(Fault.MISSING, "one reading only; the next gives rates")
+            raise UnusableError(Fault.OBSERVING, "one reading so far; the next gives rates")
         passed = now - before[0]
         if not 0.5 * interval <= passed <= 3 * interval:
             raise UnusableError(Fault.STALE, f"the last reading was {passed:.0f} s ago by this clock")
@@ -156,7 +156,7 @@ def _check_cells(before: Series, after: Series, members: Members) -> None:
     for cell in members.cells:
         key = ("goodspeed_verifier_budget_tokens", frozenset({("cell", cell.name)}))
         if key in after and key not in before:
-            raise UnusableError(Fault.MISSING, f"one reading of {cell.name} only; the next gives rates")
+            raise UnusableError(Fault.OBSERVING, f"one reading of {cell.name} so far; the next gives rates")
 
 
 def _fault(outcome: Outcome) -> Fault | None:

@@ -13,6 +13,7 @@ import httpx
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.loading import ClusterError, parse_cluster
 from goodspeed_operator.api.scalars import seconds
+from goodspeed_operator.api.status import Reason
 from goodspeed_operator.cluster.client import KubernetesAPI
 from goodspeed_operator.cluster.kinds import POD
 from goodspeed_operator.cluster.rebalancer import Interval, Rebalancer
@@ -20,7 +21,7 @@ from goodspeed_operator.handlers.fleet import Children, pods_of, pools_of
 from goodspeed_operator.handlers.metrics import OperatorMetrics
 from goodspeed_operator.handlers.observed import Key, Observed
 from goodspeed_operator.rebalance.observe import Members, Place, scalable_pools
-from goodspeed_operator.rebalance.report import Report
+from goodspeed_operator.rebalance.report import Report, metrics_reason
 from goodspeed_operator.resources.naming import (
     DRAFTER,
     DRAFTER_HTTP_PORT,
@@ -132,18 +133,22 @@ class Rebalancing:
         body = self._observed.cluster(key)
         if body is None:
             return
-        for reason, message in events(report)[:EVENTS_AT_ONCE]:
-            await self._api.post_event(body, warning=False, reason=reason, message=message)
-        if report.fault is not None and report.fault != was.fault:
+        for what, message in events(report)[:EVENTS_AT_ONCE]:
+            await self._api.post_event(body, warning=False, reason=what, message=message)
+        if metrics_reason(report.fault) not in {Reason.METRICS_FRESH, metrics_reason(was.fault)}:
             await self._api.post_event(
-                body, warning=True, reason=report.fault.value, message=f"rebalancing holds: {report.words}"
+                body,
+                warning=True,
+                reason=metrics_reason(report.fault).value,
+                message=f"rebalancing holds: {report.words}",
             )
 
     def _count(self, key: Key, report: Report) -> None:
         names = (key.namespace, key.name)
         for each in report.latest:
             self._metrics.rebalance_decisions.labels(each.action.value, each.reason.value).inc()
-        self._metrics.metrics_available.labels(*names).set(report.fault is None)
+        fresh = metrics_reason(report.fault) is Reason.METRICS_FRESH
+        self._metrics.metrics_available.labels(*names).set(fresh)
         expected = sum(each.expected_gain for each in report.changes)
         if report.changes:
             self._metrics.expected_gain.labels(*names).set(expected)

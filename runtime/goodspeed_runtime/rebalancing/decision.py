@@ -32,6 +32,7 @@ class Why(StrEnum):
     METRICS_STALE = "MetricsStale"
     PROMETHEUS_ERROR = "PrometheusError"
     ROLLING_OUT = "RollingOut"
+    OBSERVING = "Observing"
 
 
 @dataclass(frozen=True, slots=True)

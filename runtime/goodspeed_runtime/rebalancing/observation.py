@@ -17,6 +17,7 @@ class Fault(StrEnum):
     STALE = "MetricsStale"
     PROMETHEUS = "PrometheusError"
     ROLLING_OUT = "RollingOut"
+    OBSERVING = "Observing"
 
 
 @dataclass(frozen=True, slots=True)

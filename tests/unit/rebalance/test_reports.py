@@ -68,4 +68,5 @@ def test_the_condition_names_the_fault():
     assert metrics_reason(Fault.MISSING) is Reason.METRICS_MISSING
     assert metrics_reason(Fault.STALE) is Reason.METRICS_STALE
     assert metrics_reason(Fault.PROMETHEUS) is Reason.PROMETHEUS_ERROR
-    assert metrics_reason(None) is metrics_reason(Fault.ROLLING_OUT) is Reason.METRICS_FRESH
+    for fine in (None, Fault.ROLLING_OUT, Fault.OBSERVING):
+        assert metrics_reason(fine) is Reason.METRICS_FRESH
