@@ -13,7 +13,7 @@ from clusters import Clusters, ask, eventually, tiny
 from control_plane import ControlPlane
 from node_process import NodeProcess
 
-from conftest import ROOT, helm
+from conftest import FLEET_SYSTEM, ROOT, helm
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.processes]
 
@@ -42,6 +42,28 @@ def test_a_cluster_of_small_models_answers_shows_its_figures_and_goes(
     assert fleet.condition("MetricsAvailable")["status"] == "True"
     fleet.kubectl("delete", "gsc", "fleet")
     eventually(lambda: not fleet.list("pods") and not fleet.children(), 60)
+
+
+REST_SECONDS = 90.0
+
+
+def test_a_fleet_that_serves_nobody_costs_the_api_server_less_than_a_request_in_30_seconds(
+    fleet: Clusters, models: Path, record_property: Callable[[str, object], None]
+) -> None:
+    fleet.apply(**tiny(models))
+    fleet.ready(seconds=120)
+    ask(fleet, "fleet-model", model="target")
+    time.sleep(45)
+    position = fleet.plane.audit_position()
+    time.sleep(REST_SECONDS)
+    user = f"system:serviceaccount:{FLEET_SYSTEM}:fleet"
+    asked = [
+        (event["verb"], event["objectRef"]["resource"])
+        for event in fleet.plane.audited(user, since=position)
+        if event.get("objectRef", {}).get("namespace") == fleet.namespace and event["verb"] != "watch"
+    ]
+    record_property("requests_per_30_s", len(asked) / (REST_SECONDS / 30))
+    assert len(asked) < REST_SECONDS / 30, asked
 
 
 def test_a_pool_and_then_the_target_change_under_a_running_fleet(fleet: Clusters, models: Path) -> None:
@@ -173,7 +195,7 @@ def test_what_cannot_run_says_so_in_a_condition_within_a_minute(
 def test_helm_test_asks_the_running_operator(
     installed: ControlPlane, helms: dict[str, Path], node: NodeProcess
 ) -> None:
-    assert "Succeeded" in helm(helms[max(helms)], installed, "test", "goodspeed", "-n", "fleet-system")
+    assert "Succeeded" in helm(helms[max(helms)], installed, "test", "goodspeed", "-n", FLEET_SYSTEM)
 
 
 @pytest.mark.slow

@@ -172,6 +172,16 @@ def test_every_edit_by_hand_is_undone_in_ten_seconds(
     record_property("slowest_seconds", slowest)
 
 
+def test_a_namespace_with_restricted_pod_security_takes_every_pod(
+    controllers: ControlPlane, namespace: str
+) -> None:
+    fleet = Clusters(controllers, namespace)
+    fleet.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    fleet.apply()
+    fleet.ready()
+    assert len(fleet.pods()) == 4
+
+
 def test_restarting_a_pool_by_kubectl_is_left_alone(fleet: Clusters) -> None:
     before = fleet.pods()
     fleet.kubectl("rollout", "restart", "deployment/fleet-one")

@@ -15,6 +15,7 @@ import yaml
 from goodspeed_operator.cluster.kinds import CHILDREN, CLUSTER, POD
 from goodspeed_operator.resources.policies import OPERATOR_PEER
 
+CHART = Path(__file__).parents[3] / "charts/goodspeed"
 Render = Callable[..., list[dict[str, Any]]]
 
 EVERYTHING_ON = {
@@ -71,6 +72,12 @@ def test_the_toggles_add_their_objects_and_nothing_is_on_by_default(render: Rend
     kinds = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
     assert not kinds & {manifest["kind"] for manifest in render()}
     assert kinds <= {manifest["kind"] for manifest in render(**EVERYTHING_ON)}
+    dashboards = {path.name for path in (CHART / "files/dashboards").glob("*.json")}
+    shown = [name for each in of_kind(render(**EVERYTHING_ON), "ConfigMap") for name in each["data"]]
+    assert sorted(shown) == sorted(f"goodspeed-{name}" for name in dashboards)
+    assert dashboards
+    (rule,) = of_kind(render(**EVERYTHING_ON), "PrometheusRule")
+    assert rule["spec"]["groups"]
 
 
 @pytest.mark.parametrize(
