@@ -74,6 +74,8 @@ class ControlPlane:
         )
         self._token = secrets.token_hex(16)
         self._processes = ExitStack()
+        self._server: tuple[str, ...] = ()
+        self._running: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,7 @@ class ControlPlane:
         policy = self.folder / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump(_AUDIT_POLICY))
         self.url = f"https://127.0.0.1:{port}"
-        server = self._run(
+        self._server = (
             "kube-apiserver",
             f"--etcd-servers={etcd}",
             "--bind-address=127.0.0.1",
@@ -126,10 +128,19 @@ class ControlPlane:
             # Without controllers nobody makes a namespace's default service account.
             *([] if self.controllers else ["--disable-admission-plugins=ServiceAccount"]),
         )
-        self._wait(server)
+        self._running = self._run(*self._server)
+        self._wait(self._running)
         self.kubeconfig.write_text(yaml.safe_dump(self.config_for(self._token)))
         if self.controllers:
             self._start_controllers(key)
+
+    def restart_server(self, away: float) -> None:
+        """Kills the API server, and starts it again after so many seconds."""
+        self._running.kill()
+        self._running.wait()
+        time.sleep(away)
+        self._running = self._run(*self._server)
+        self._wait(self._running)
 
     def _start_controllers(self, key: Path) -> None:
         common = (f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
@@ -144,7 +155,7 @@ class ControlPlane:
         self._run("kube-scheduler", *common, *quick)
 
     def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        log = self._processes.enter_context((self.folder / f"{name}.log").open("wb"))
+        log = self._processes.enter_context((self.folder / f"{name}.log").open("ab"))
         process = subprocess.Popen([self.assets / name, *arguments], stdout=log, stderr=log)
         self._processes.callback(_stop, process)
         return process

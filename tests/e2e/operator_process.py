@@ -67,6 +67,16 @@ class OperatorProcess:
         assert self.process is not None
         self.process.kill()
 
+    def pause(self) -> None:
+        """SIGSTOP: it sees and does nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
     def dead(self) -> bool:
         """Whether it has ended."""
         assert self.process is not None

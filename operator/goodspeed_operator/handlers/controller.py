@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SELECTOR = "app.kubernetes.io/managed-by=goodspeed-operator"
 RESYNC_SECONDS = 600.0
+SETTLE_SECONDS = 3.0
+"""Watches end together and begin anew one after the other; then one listing does for all."""
 SCRAPE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 20.0
 SCRAPES_AT_ONCE = 16
@@ -65,6 +67,7 @@ class Controller:
         self._observed = Observed()
         self._readings: dict[Key, dict[str, Reading | None]] = {}
         self._queue: WorkQueue[Key] = WorkQueue()
+        self._begun = asyncio.Event()
         self._requests_counted = 0
 
     def see_cluster(self, body: Manifest, *, deleted: bool) -> None:
@@ -76,6 +79,10 @@ class Controller:
         else:
             self._observed.see_cluster(body)
         self._queue.add(key)
+
+    def see_beginning(self) -> None:
+        """A watch has begun, and shows what there is; what went away before it did is for a full listing."""
+        self._begun.set()
 
     def see_child(self, kind: Kind, body: Manifest, *, deleted: bool) -> None:
         """A watch shows a child."""
@@ -161,7 +168,11 @@ class Controller:
 
     async def _resyncs(self) -> None:
         while True:
-            await asyncio.sleep(RESYNC_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESYNC_SECONDS):
+                    await self._begun.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._begun.clear()
             try:
                 if await has_pod_monitors(self._api) != self._pod_monitors:
                     raise StartOverError("the API of PodMonitors has come or gone")

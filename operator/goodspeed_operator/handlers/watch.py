@@ -128,6 +128,8 @@ def registry(
     @kopf.on.event(CLUSTER.group, CLUSTER.version, CLUSTER.plural, id="cluster", registry=result)
     async def cluster(event: Any, body: Any, **_: Any) -> None:
         seen, deleted = _plain(body, CLUSTER), event["type"] == "DELETED"
+        if event["type"] is None:
+            tell(controller.see_beginning)
         tell(lambda: controller.see_cluster(seen, deleted=deleted))
 
     for kind in (*CHILDREN, POD):
@@ -145,6 +147,8 @@ def _watch_child(
     @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=result)
     async def child(event: Any, body: Any, **_: Any) -> None:
         seen, deleted = _plain(body, kind), event["type"] == "DELETED"
+        if event["type"] is None:
+            tell(controller.see_beginning)
         tell(lambda: controller.see_child(kind, seen, deleted=deleted))
 
 
