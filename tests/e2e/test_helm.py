@@ -63,7 +63,9 @@ def helm(
 ) -> Iterator[Helm]:
     if request.param not in helms:
         pytest.skip(f"needs a helm {request.param} in KUBEBUILDER_ASSETS")
-    yield Helm(helms[request.param], plane, tmp_path)
+    helm = Helm(helms[request.param], plane, tmp_path)
+    yield helm
+    helm("uninstall", "goodspeed", "--ignore-not-found", "--wait")
     plane.kubectl("delete", "crd", DEFINITION, "--ignore-not-found")
     plane.kubectl("delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=60s")
 

@@ -71,13 +71,13 @@ class PodProcesses:
     async def stop(self, pod: Manifest) -> None:
         """Ends a pod within its grace period, and gives its address back."""
         uid = pod["metadata"]["uid"]
+        self._bound.pop(_key(pod), None)  # no Service leads to a pod that is going
         if start := self._starts.pop(uid, None):
             start.cancel()
             await asyncio.gather(start, return_exceptions=True)
         if uid in self._kubelet.statuses:
             await self._kubelet.stop(uid)
         self._blocked.pop(uid, None)
-        self._bound.pop(_key(pod), None)
         owner = (pod["metadata"].get("ownerReferences") or [{}])[0].get("kind")
         if owner != "StatefulSet":  # whose pods keep their name, and so their address
             self._indices.pop(_key(pod), None)
