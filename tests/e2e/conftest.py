@@ -57,7 +57,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         pytest.skip(NEEDS)
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(CRD))
-        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRD))
+        plane.until_established("goodspeedclusters.goodspeed.io")
         yield plane
 
 

@@ -232,6 +232,14 @@ class ControlPlane:
         """``kubectl apply`` of objects."""
         self.kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(objects))
 
+    def until_established(self, definition: str, seconds: float = 30.0) -> None:
+        """Waits until a definition is served; `kubectl wait` fails on one that has no status yet."""
+        column = '-o=jsonpath={.status.conditions[?(@.type=="Established")].status}'
+        end = time.monotonic() + seconds
+        while self.kubectl("get", "crd", definition, column, check=False).stdout != "True":
+            assert time.monotonic() < end, f"{definition} is not established within {seconds:g} s"
+            time.sleep(0.1)
+
     def get(self, *arguments: str) -> dict[str, Any]:
         """``kubectl get ... -o json`` as an object."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)

@@ -39,7 +39,7 @@ def test_a_cluster_of_small_models_answers_shows_its_figures_and_goes(
     )
     assert status["cells"][0]["budgetTokens"] == 32
     assert status["goodput"].endswith("tok/s")
-    assert fleet.condition("MetricsAvailable")["status"] == "True"
+    eventually(lambda: fleet.condition("MetricsAvailable").get("status") == "True", 60)
     fleet.kubectl("delete", "gsc", "fleet")
     eventually(lambda: not fleet.list("pods") and not fleet.children(), 60)
 

@@ -107,7 +107,7 @@ def test_install_upgrade_rollback_and_uninstall_and_the_clusters_stay(
     assert "kubectl apply -f examples/quickstart.yaml" in said
     assert "rollout status deployment/goodspeed" in said
     assert "prefillChunkTokens" not in verifier_fields(plane.get("crd", DEFINITION))
-    plane.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}", "--timeout=20s")
+    plane.until_established(DEFINITION)
 
     fleet = Clusters(plane, "default")
     plane.apply(resting("default"))
@@ -167,7 +167,7 @@ def test_with_named_namespaces_the_operator_serves_those_and_no_other(
         f"--set=operator.watchNamespaces={{{served}}}",
         *WAIT,
     )
-    plane.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}", "--timeout=20s")
+    plane.until_established(DEFINITION)
     plane.apply(resting(other), resting(served))
     eventually(lambda: len(Clusters(plane, served).children()) == 13)
     assert Clusters(plane, other).children() == {}
@@ -197,17 +197,16 @@ def test_a_definition_that_someone_else_manages_is_left_to_them(helm: Helm, plan
 
 
 def test_the_operator_outlives_the_coming_and_going_of_the_definition(
-    helm: Helm, plane: ControlPlane
+    helm: Helm, plane: ControlPlane, namespace_pair: tuple[str, str]
 ) -> None:
     helm("install", "goodspeed", str(CHART), "--create-namespace", "--set=crds.install=false", *WAIT)
-    fleet = Clusters(plane, "default")
-    for _ in range(2):
+    for namespace in namespace_pair:
         plane.kubectl("apply", "--server-side", "-f", str(CHART / "files" / f"{DEFINITION}.yaml"))
-        plane.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}", "--timeout=20s")
-        plane.apply(resting("default"))
-        eventually(lambda: len(fleet.children()) == 13, 60)
+        plane.until_established(DEFINITION)
+        plane.apply(resting(namespace))
+        fleet = Clusters(plane, namespace)
+        eventually(lambda fleet=fleet: len(fleet.children()) == 13, 60)  # type: ignore[misc]
         plane.kubectl("delete", "crd", DEFINITION)
-        eventually(lambda: not fleet.children(), 60)
     pods = plane.get("-n", SYSTEM, "pods")["items"]
     assert [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods] == [0, 0]
     helm("uninstall", "goodspeed", *WAIT)

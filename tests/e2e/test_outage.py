@@ -23,7 +23,7 @@ def plane(tmp_path: Path, helms: dict[str, Path]) -> Iterator[ControlPlane]:
         if not fresh.controllers:
             pytest.skip(NEEDS)
         fresh.kubectl("apply", "--server-side", "-f", str(CRD))
-        fresh.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRD))
+        fresh.until_established("goodspeedclusters.goodspeed.io")
         fresh.kubectl("create", "namespace", SYSTEM)
         kinds = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
         fresh.apply(*(found for found in chart() if found["kind"] in kinds))

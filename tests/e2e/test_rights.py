@@ -44,7 +44,7 @@ def pod_monitors(controllers: ControlPlane) -> Iterator[None]:
     """The API of the Prometheus operator, as far as this operator uses it."""
     name = POD_MONITORS["metadata"]["name"]  # type: ignore[index]
     controllers.apply(POD_MONITORS)
-    controllers.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=20s")
+    controllers.until_established(name)
     yield
     controllers.kubectl("delete", "crd", name)
 
