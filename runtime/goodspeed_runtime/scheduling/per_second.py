@@ -11,20 +11,20 @@ import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Refinements, check
 from goodspeed_runtime.scheduling.arrays import Flags, Floats, Integers
-from goodspeed_runtime.scheduling.timing import Timing
+from goodspeed_runtime.scheduling.timing import Timing, VerificationCost
 from goodspeed_runtime.scheduling.utility import AlphaFair
 
 _DINKELBACH_STEPS = 4
-_PRICE_STEPS = 30
+_PERIOD_STEPS = 3
 
 
 class PerSecondAllocator:
     """Maximises Σ w·U'(X)·(tokens per second), X in tokens per second, over grants and the round's deadline.
 
-    Grants are optimal for their prices, that is, on the concave envelope of what each client's length
-    earns; the few tokens left between two envelope points are then given greedily. Where drafting earns
-    less than its time costs, the grant is zero. Needs `Refinements.timing`; `survival` is used where it is
-    given.
+    For one deadline the grants are the best on the concave envelope of what each client's length earns; the
+    few tokens left between two of its corners are then given greedily. Where drafting earns less than its
+    time costs, the grant is zero. Meant for rounds without a barrier. Needs `Refinements.timing`;
+    `survival` is used where it is given.
     """
 
     def __init__(self, utility: AlphaFair | None = None, *, deadlines: int = 16, rescan: int = 32) -> None:
@@ -35,6 +35,7 @@ class PerSecondAllocator:
         self._deadlines, self._rescan = deadlines, rescan
         self._age = 0
         self._chosen: float | None = None
+        self._gained = 0.0
 
     def allocate(
         self,
@@ -47,6 +48,8 @@ class PerSecondAllocator:
         refinements: Refinements = NO_REFINEMENTS,
     ) -> Allocation:
         """See `Allocator.allocate`; goodput is in tokens per second, and so is what the price buys.
+
+        The price is the larger of a further token's worth at this deadline, and at the best one for it.
 
         Raises:
             ValueError: As there, and when timing is missing.
@@ -61,23 +64,31 @@ class PerSecondAllocator:
         floors = np.minimum(floors, caps)
         if int(floors.sum()) > budget:
             raise ValueError("floors take more tokens than the budget; lower them or raise it")
-        lengths = np.arange(min(int(caps.max()), budget) + 1)
+        lengths = np.arange(min(int(caps.max()), budget + 1) + 1)
         earned = _expected(acceptance, lengths, refinements.survival)
         worth = weights * np.exp(np.minimum(self._utility.log_gradient(goodput), 600.0))
         earned *= (worth / max(float(worth.max()), 1e-300))[:, None]
         allowed = (lengths <= caps[:, None]) & (lengths >= floors[:, None])
         arrivals = timing.delay_seconds[:, None] + lengths * timing.draft_seconds[:, None]
+        problem = (earned, arrivals, allowed, timing)
         if self._chosen is None or self._age >= self._rescan:
-            spread = np.quantile(arrivals[allowed], np.linspace(0, 1, self._deadlines))
+            spread = np.unique(arrivals[allowed])
+            if len(spread) > self._deadlines:
+                spread = np.quantile(arrivals[allowed], np.linspace(0, 1, self._deadlines))
             candidates = np.unique(np.concatenate([[0.0], spread]))
+            grants, values, prices = _divide(candidates, *problem, budget)
+            # At one deadline a token more may be worth nothing, since its draft would be late; with the
+            # deadline that fits it, it is.
+            self._gained = float(_divide(candidates, *problem, budget + 1)[1].max() - values.max())
             self._age = 0
         else:
             candidates = np.array([self._chosen])
+            grants, values, prices = _divide(candidates, *problem, budget)
         self._age += 1
-        grants, values, prices = _divide(candidates, earned, arrivals, allowed, timing, budget)
         best = int(values.argmax())
         self._chosen = float(candidates[best])
-        return Allocation(grants[best], float(prices[best] * worth.max()), self._chosen)
+        price = max(float(prices[best]), self._gained)
+        return Allocation(grants[best], price * float(worth.max()), self._chosen)
 
 
 def _expected(acceptance: Floats, lengths: Integers, survival: Floats | None) -> Floats:
@@ -95,50 +106,69 @@ def _divide(
     deadlines: Floats, earned: Floats, arrivals: Floats, allowed: Flags, timing: Timing, budget: int
 ) -> tuple[Integers, Floats, Floats]:
     """For every deadline `[d]` the grants int64 `[d, n]`, what they earn a second, and the price."""
-    rows = np.arange(earned.shape[0])
+    rows, lengths = np.arange(earned.shape[0]), np.arange(earned.shape[1])
     cost = timing.verification
-    grants = np.zeros((len(deadlines), earned.shape[0]), np.int64)
+    grants = np.zeros((len(deadlines), len(rows)), np.int64)
     values, prices = np.full(len(deadlines), -1.0), np.zeros(len(deadlines))
-    lengths = np.arange(earned.shape[1])
-    tokens = np.full(len(deadlines), float(earned.shape[0]))
-    ratio = np.zeros(len(deadlines))
-    for _ in range(_DINKELBACH_STEPS):
-        verify = np.array([cost.at(amount) for amount in tokens])
-        slope = np.array([cost.slope(amount) for amount in tokens])
-        period = deadlines + verify
-        late = np.maximum(arrivals - deadlines[:, None, None], 0) / period[:, None, None]
-        every = 1 + np.ceil(late - 1e-9)
-        net = (earned - (ratio * slope)[:, None, None] * (lengths + 1)) / every
-        net = np.where(allowed, net, -np.inf)
-        found, price = _buy(net, budget)
-        turn = every[np.arange(len(deadlines))[:, None], rows, found]
-        tokens = ((found + 1) / turn).sum(axis=1)
-        period = deadlines + np.array([cost.at(amount) for amount in tokens])
-        ratio = (earned[rows, found] / turn).sum(axis=1) / period
-        better = ratio > values
-        grants[better], values[better] = found[better], ratio[better]
-        prices[better] = price[better] / period[better]
+    for place, deadline in enumerate(deadlines):
+        period, slope, ratio = deadline + cost.at(len(rows)), cost.slope(len(rows)), 0.0
+        for _ in range(_DINKELBACH_STEPS):
+            every = _turns(arrivals, deadline, period)
+            net = (earned - ratio * slope * (lengths + 1)) / every
+            found, price = _buy(net, allowed, budget)
+            period, slope = _period(found, arrivals[rows, found], deadline, cost, period)
+            turn = _turns(arrivals[rows, found], deadline, period)
+            ratio = float((earned[rows, found] / turn).sum()) / period
+            if ratio <= values[place]:
+                break
+            grants[place], values[place], prices[place] = found, ratio, price / period
     return grants, values, prices
 
 
-def _buy(net: Floats, budget: int) -> tuple[Integers, Floats]:
-    """The lengths that maximise Σ net within the budget, at one price; net is float64 `[d, n, L + 1]`."""
-    lengths = np.arange(net.shape[2])
-    found = net.argmax(axis=2)
-    low, high = np.zeros(len(net)), np.zeros(len(net))
-    over = found.sum(axis=1) > budget
-    if over.any():
-        finite = np.where(np.isfinite(net), net, 0)
-        high = np.where(over, finite.max(axis=(1, 2)) - finite.min(axis=(1, 2)), 0)
-        for _ in range(_PRICE_STEPS):
-            middle = (low + high) / 2
-            tried = (net - middle[:, None, None] * lengths).argmax(axis=2)
-            dear = tried.sum(axis=1) > budget
-            low, high = np.where(dear, middle, low), np.where(dear, high, middle)
-        found = (net - high[:, None, None] * lengths).argmax(axis=2)
-    for row in np.flatnonzero(over):
-        _spend(net[row], found[row], budget - int(found[row].sum()))
-    return found, high
+def _turns(arrivals: Floats, deadline: float, period: float) -> Floats:
+    """Every how many rounds a draft that takes so long is verified."""
+    return np.asarray(1 + np.ceil(np.maximum(arrivals - deadline, 0) / period - 1e-9))
+
+
+def _period(
+    found: Integers, arrivals: Floats, deadline: float, cost: VerificationCost, period: float
+) -> tuple[float, float]:
+    """Seconds of a round on average with these grants, and what a token more in it adds."""
+    tokens = 0.0
+    for _ in range(_PERIOD_STEPS):
+        tokens = float(((found + 1) / _turns(arrivals, deadline, period)).sum())
+        period = deadline + cost.at(tokens)
+    return period, cost.slope(tokens)
+
+
+def _buy(net: Floats, allowed: Flags, budget: int) -> tuple[Integers, float]:
+    """The lengths that maximise Σ net (float64 `[n, L + 1]`) within the budget, at one price."""
+    steps = _envelope(net, allowed)
+    last = steps.size - 1 - budget
+    cut = max(float(np.partition(steps, last, axis=None)[last]), 0.0) if last >= 0 else 0.0
+    # All steps of one piece of an envelope are equal, so that nobody stops within a piece.
+    found = (steps > cut).sum(axis=1)
+    if cut:
+        _spend(np.where(allowed, net, -np.inf), found, budget - int(found.sum()))
+    return found, cut
+
+
+def _envelope(net: Floats, allowed: Flags) -> Floats:
+    """float64 `[n, L]`: the slopes of the least concave curve above each row of `net`, where it is allowed.
+
+    Below a row's floor they are infinite, above its cap minus infinity. The slope at a step is the least,
+    over where a piece may begin, of the largest, over where it may end (the min-max formula of isotonic
+    regression).
+    """
+    places = np.arange(net.shape[1])
+    span = (places[:, None] - places)[:, :, None]  # axes: where a piece ends, where it begins, rows
+    values, open_ = net.T, allowed.T
+    slopes = (values[:, None] - values) / np.where(span > 0, span, 1)
+    slopes = np.where((span > 0) & open_[:, None], slopes, -np.inf)
+    slopes = np.where(open_, slopes, np.inf)
+    ends = np.maximum.accumulate(slopes[::-1], axis=0)[::-1]
+    begins = np.minimum.accumulate(ends, axis=1)
+    return np.asarray(begins[places[1:], places[:-1]].T)
 
 
 def _spend(net: Floats, found: Integers, left: int) -> None:
