@@ -93,7 +93,11 @@ class AcceptanceEstimator(_Smoothed):
         floor: float = 0.01,
         ceiling: float = 0.99,
     ) -> None:
-        """With `decay` a the t-th round with drafts steps by max(step, (t + 10)^−a), as in Theorem 1."""
+        """With `decay` a the t-th round with drafts steps by max(step, (t + 10)^−a), as in Theorem 1.
+
+        The k-th round without then steps by idle_step/(1 + k/10): who was thought hopeless by bad luck is
+        tried again, time and again, yet ever more rarely.
+        """
         _check_decay(decay)
         for name, value in (("step", step), ("idle_step", idle_step)):
             if not 0 <= value <= 1:
@@ -105,12 +109,14 @@ class AcceptanceEstimator(_Smoothed):
         self._floor, self._ceiling = floor, ceiling
         self._decay = decay
         self._updates: Floats = np.zeros(0)
+        self._idle_rounds: Floats = np.zeros(0)
 
     def add(self, row: int, estimate: float | None = None) -> None:
         """Starts a row at `estimate`, or at the prior."""
         start = self._prior if estimate is None else estimate
         self._start(row, min(max(start, self._floor), self._ceiling))
         self._updates = _restarted(self._updates, len(self._estimate), row)
+        self._idle_rounds = _restarted(self._idle_rounds, len(self._estimate), row)
 
     def update(
         self, rows: Integers, ratio_sums: Floats, drafted: Integers, *, distinct: bool = False
@@ -134,11 +140,14 @@ class AcceptanceEstimator(_Smoothed):
         else:
             seen = counts > 0
             step: float | Floats = self._step
+            idle_step: float | Floats = self._idle_step
             if self._decay is not None:
                 self._updates[clients] += seen
+                self._idle_rounds[clients] += ~seen
                 step = np.maximum(step, (self._updates[clients] + 10) ** -self._decay)
+                idle_step = idle_step / (1 + self._idle_rounds[clients] / 10)
             goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
-            new = old + np.where(seen, step, self._idle_step) * (goal - old)
+            new = old + np.where(seen, step, idle_step) * (goal - old)
         self._estimate[clients] = np.minimum(np.maximum(new, self._floor), self._ceiling)
 
     @staticmethod

@@ -16,8 +16,8 @@ class VerificationCost:
     """T_V(tokens) through measured points, straight between them and beyond the last.
 
     Attributes:
-        tokens: Rising, tokens in one forward pass (drafted ones and one more a sequence), m
-            >= 2. seconds: As many, what the pass took, not falling.
+        tokens: Rising, tokens in one forward pass (drafted ones and one more a sequence), two or more.
+        seconds: As many, what the pass took, not falling.
     """
 
     tokens: tuple[float, ...]

@@ -101,7 +101,7 @@ def acceptance_estimator(chosen: Acceptance) -> AcceptanceEstimator:
     """The estimator of α; an oracle's is there to be measured, its estimates are not used."""
     if chosen.estimator == "adaptive":
         return AdaptiveAcceptanceEstimator()
-    return AcceptanceEstimator(step=chosen.step)
+    return AcceptanceEstimator(step=chosen.step, decay=chosen.decay)
 
 
 def goodput_estimator(player: Player) -> GoodputEstimator:

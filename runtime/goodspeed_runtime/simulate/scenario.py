@@ -179,6 +179,8 @@ class Acceptance(Part):
     """The paper's fixed step, the adaptive one, or the truth."""
     step: Step = 0.1
     """η of the published estimator."""
+    decay: Annotated[float, Field(gt=0.5, le=1)] | None = None
+    """a of the published estimator: its t-th step with drafts is max(step, (t + 10)^-a)."""
 
 
 class Player(Part):
@@ -199,8 +201,14 @@ class Player(Part):
     """b: a client's t-th step is max(goodputStep, t^-b)."""
     slow_loop: bool = False
     """Move drafters between cells by price; needs the scenario's cells."""
-    hidden: bool = False
-    """Leave it out of the pictures."""
+
+    @model_validator(mode="after")
+    def _waits_for_whom_it_plans(self) -> Self:
+        if self.allocator == "per-second" and self.barrier:
+            raise ValueError(
+                "per-second chooses whom a round waits for; add barrier: false, or take another allocator"
+            )
+        return self
 
 
 class Verification(Part):
