@@ -28,10 +28,11 @@ def optimal_goodput(
     positive = steps > 0
 
     def filled(log_price: float) -> Floats:
-        stop = np.exp(
-            (np.log(weights)[:, None] + np.log(np.where(positive, steps, 1)) - log_price) / utility.alpha
-        )
-        return np.where(positive, np.clip((stop - before) / np.where(positive, steps, 1), 0, 1), 0)
+        log_stop = np.log(weights)[:, None] + np.log(np.where(positive, steps, 1)) - log_price
+        stop = np.exp(np.minimum(log_stop / utility.alpha, 700.0))
+        with np.errstate(over="ignore"):  # a vanishing step is either filled or not
+            part = (stop - before) / np.where(positive, steps, 1)
+        return np.where(positive, np.clip(part, 0, 1), 0)
 
     low, high = -700.0, 700.0
     for _ in range(100):
