@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.round import Round, Segment
 
-__all__ = ["PackedModel", "Segment", "UnsupportedModelError"]
+__all__ = ["PackedModel", "Segment", "UnsupportedModelError", "check_token_ids"]
 
 _NAME = "goodspeed_packed"
 _KNOWN_OPTIONS = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "output_attentions"})
@@ -173,10 +173,7 @@ class PackedModel:
             ValueError: a segment is empty, overlaps another, leaves a gap, exceeds the
                 context or holds an id outside the vocabulary. Nothing has been written.
         """
-        for segment in segments:
-            ids = np.asarray(segment.tokens)
-            if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
-                raise ValueError(f"slot {segment.slot}: a token id is outside 0..{self.vocabulary_size - 1}")
+        check_token_ids(segments, self.vocabulary_size)
         layout = Round(segments, self.cache, self.device)
         logits = _call(self._module, layout.token_ids, layout.position_ids, layout.logit_rows, layout)
         for segment in segments:
@@ -213,6 +210,14 @@ class PackedModel:
             raise ValueError(f"max_context is {max_context}, but {family} has {limit} positions: lower it")
         device: torch.device = next(module.parameters()).device
         return device
+
+
+def check_token_ids(segments: Sequence[Segment], vocabulary_size: int) -> None:
+    """Raises ValueError for an id outside the vocabulary."""
+    for segment in segments:
+        ids = np.asarray(segment.tokens)
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary_size:
+            raise ValueError(f"slot {segment.slot}: a token id is outside 0..{vocabulary_size - 1}")
 
 
 @torch.inference_mode()

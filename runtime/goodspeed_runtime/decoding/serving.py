@@ -1,4 +1,4 @@
-"""Chooses how a model is run: the fused layers where they fit, else transformers' own."""
+"""Chooses how a model is run: by layers of our own where they fit, else by transformers'."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.kv_cache import KVCache
 from goodspeed_runtime.decoding.packed import Loaded, PackedModel
 from goodspeed_runtime.decoding.round import Segment
@@ -58,12 +60,14 @@ def serve(
         UnsupportedModelError: the family cannot be served at all.
         ValueError: the context is longer than the model's positions.
     """
-    if PackedModel.check(loaded, max_context).type == "cuda":
-        # Triton comes with CUDA builds of torch only.
-        from goodspeed_runtime.decoding.fused.model import FusedModel
-        from goodspeed_runtime.decoding.fused.weights import NotFusableError
+    place = PackedModel.check(loaded, max_context).type
+    try:
+        if place == "cpu":
+            return CPUModel(loaded, slots=slots, max_context=max_context)
+        if place == "cuda":
+            # Triton comes with CUDA builds of torch only.
+            from goodspeed_runtime.decoding.fused.model import FusedModel
 
-        try:
             return FusedModel(
                 loaded,
                 slots=slots,
@@ -71,6 +75,6 @@ def serve(
                 max_tokens=max_tokens,
                 max_rows=max_rows,
             )
-        except NotFusableError as reason:
-            logger.info("served by transformers' own layers: %s", reason)
+    except NotFusableError as reason:
+        logger.info("served by transformers' own layers: %s", reason)
     return PackedModel(loaded, slots=slots, max_context=max_context)

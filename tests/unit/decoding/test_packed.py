@@ -28,6 +28,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.packed import PackedModel, UnsupportedModelError
 from goodspeed_runtime.decoding.round import SHORT_TOKENS, Segment
 
@@ -40,7 +41,7 @@ SIZES = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 8,
+    "head_dim": 16,
     "max_position_embeddings": 128,
     "initializer_range": 0.3,  # random weights at the default scale make every position alike
     "pad_token_id": 0,
@@ -65,14 +66,23 @@ def build(model, config, **options):
     return model(config(**SIZES | options)).eval()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+OURS = ["Llama", "Qwen2", "Qwen3", "Mistral"]
+"""Families that run by layers of our own on a CPU."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*((family, PackedModel) for family in FAMILIES), *((family, CPUModel) for family in OURS)],
+    ids=lambda param: f"{param[0]}-{param[1].__name__}",
+)
 def pair(request):
     """The same weights twice: packed, and as transformers runs them."""
-    model, config, options = FAMILIES[request.param]
+    family, kind = request.param
+    model, config, options = FAMILIES[family]
     plain, module = build(model, config, **options), build(model, config, **options)
     if "attn_logit_softcapping" in options:
         plain.set_attn_implementation("eager")  # some releases choose one that leaves the cap out
-    return PackedModel(SimpleNamespace(module=module), slots=5, max_context=CONTEXT), plain
+    return kind(SimpleNamespace(module=module), slots=5, max_context=CONTEXT), plain
 
 
 @torch.inference_mode()

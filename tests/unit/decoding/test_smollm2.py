@@ -8,9 +8,10 @@ import torch
 from drafts import block_of
 from exact import FALSE_ALARM, distribution, p_value
 
-from goodspeed_runtime.decoding.packed import PackedModel, Segment
 from goodspeed_runtime.decoding.proposing import propose
+from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.tokenizer import load_tokenizer
@@ -30,7 +31,9 @@ def models():
     drafter = load_model(
         ModelURI.parse("builtin://smollm2-135m-draft-2l"), target=TARGET, dtype="float32", device="cpu"
     )
-    packed = [PackedModel(model, slots=1, max_context=64) for model in (target, drafter)]
+    packed = [
+        serve(model, slots=1, max_context=64, max_tokens=64, max_rows=64) for model in (target, drafter)
+    ]
     prompt = load_tokenizer(TARGET).render_chat([{"role": "user", "content": QUESTION}])
     return *packed, plain, list(prompt)
 

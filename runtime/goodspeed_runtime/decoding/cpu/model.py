@@ -1,0 +1,152 @@
+"""A decoder on the CPU as the server sees it: segments in, logits out.
+
+The same steps as transformers' layers, rounded at the same places, with merged and
+prepacked matrices and nothing between them that is not arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, silu
+
+from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
+from goodspeed_runtime.decoding.fused.weights import LayerWeights, NotFusableError, take_apart
+from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.packed import Loaded, check_token_ids
+from goodspeed_runtime.decoding.round import Round, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    query_key_value: PrepackedLinear
+    output: PrepackedLinear
+    gate_up: PrepackedLinear
+    down: PrepackedLinear
+    input_norm: Tensor
+    post_norm: Tensor
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    window: int | None
+
+
+class CPUModel:
+    """Same contract as `PackedModel`, for models that `take_apart` accepts, on the CPU.
+
+    Not for several threads at once. The module's matrices are taken from it: it cannot
+    be run any more.
+
+    Attributes:
+        cache: keys and values; slots are acquired, released and rolled back there.
+        vocabulary_size: columns of the logits.
+        device: the CPU.
+    """
+
+    def __init__(self, loaded: Loaded, *, slots: int, max_context: int) -> None:
+        """Lays the matrices out, a layer at a time, and allocates the cache.
+
+        Args:
+            loaded: the model, on the CPU and in its dtype.
+            slots: how many sequences it can hold.
+            max_context: most tokens of one sequence.
+
+        Raises:
+            NotFusableError: the general path has to run this model. It is untouched.
+        """
+        dtype = next(loaded.module.parameters()).dtype
+        if not can_prepack(dtype):
+            raise NotFusableError(f"this processor or build of torch prepacks no {dtype}")
+        weights = take_apart(loaded.module, max_context)
+        layers = list(weights.layers)
+        self._weights = weights = replace(weights, layers=())
+        self._layers = []
+        for module in loaded.module.model.layers:
+            self._layers.append(_prepacked(layers.pop(0)))
+            _empty(module)
+        self._head = PrepackedLinear(weights.head)
+        # The angles as both halves of a head use them, the sign of the turned half within the sine.
+        self._cosine = torch.cat((weights.cosine, weights.cosine), -1)
+        self._sine = torch.cat((-weights.sine, weights.sine), -1)
+        self.device = torch.device("cpu")
+        self.vocabulary_size = weights.embedding.shape[0]
+        self.cache = KVCache(
+            [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(self._layers),
+            slots=slots,
+            max_context=max_context,
+            dtype=dtype,
+            device=self.device,
+        )
+        self.acquire, self.release = self.cache.acquire, self.cache.release
+
+    @property
+    def lengths(self) -> list[int]:
+        """Valid tokens per slot; setting one lower rolls its sequence back."""
+        return self.cache.lengths
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """See `PackedModel.forward`."""
+        check_token_ids(segments, self.vocabulary_size)
+        layout = Round(segments, self.cache, self.device)
+        weights = self._weights
+        positions = layout.position_ids[0]
+        cosine, sine = self._cosine[positions][:, None], self._sine[positions][:, None]
+        x = embedding(layout.token_ids[0], weights.embedding)
+        for index, layer in enumerate(self._layers):
+            x = x + self._attend(index, layer, self._norm(x, layer.input_norm), cosine, sine, layout)
+            gate, up = layer.gate_up(self._norm(x, layer.post_norm)).chunk(2, -1)
+            x = x + layer.down(silu(gate) * up)
+        for segment in segments:
+            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
+        return self._head(self._norm(x[layout.logit_rows], weights.norm)).float()
+
+    def _attend(
+        self, index: int, layer: _Layer, x: Tensor, cosine: Tensor, sine: Tensor, layout: Round
+    ) -> Tensor:
+        weights = self._weights
+        heads, turned = weights.heads, weights.heads + weights.kv_heads
+        states = layer.query_key_value(x).unflatten(1, (turned + weights.kv_heads, weights.head_size))
+        pair = states[:, :turned]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            pair = torch.cat(
+                (self._norm(pair[:, :heads], layer.query_norm), self._norm(pair[:, heads:], layer.key_norm)),
+                dim=1,
+            )
+        pair = pair * cosine + pair.roll(weights.head_size // 2, -1) * sine
+        # [tokens, heads, size] to [1, heads, tokens, size]
+        query, key, value = (
+            part.transpose(0, 1)[None] for part in (pair[:, :heads], pair[:, heads:], states[:, turned:])
+        )
+        attended = layout.attend(
+            index, query, key, value, scaling=weights.scaling, window=layer.window, softcap=None
+        )
+        return layer.output(attended[0].flatten(1))
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._weights.epsilon)
+        return weight * wide.to(x.dtype)
+
+
+def _prepacked(layer: LayerWeights) -> _Layer:
+    return _Layer(
+        query_key_value=PrepackedLinear(layer.query_key_value, layer.query_key_value_bias),
+        output=PrepackedLinear(layer.output),
+        gate_up=PrepackedLinear(layer.gate_up),
+        down=PrepackedLinear(layer.down),
+        input_norm=layer.input_norm,
+        post_norm=layer.post_norm,
+        query_norm=layer.query_norm,
+        key_norm=layer.key_norm,
+        window=layer.window,
+    )
+
+
+def _empty(module: Any) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            part.weight.data = part.weight.new_empty(0)

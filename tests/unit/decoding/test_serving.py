@@ -1,0 +1,85 @@
+"""A model is run by layers of our own where they compute exactly it, else by transformers'."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from goodspeed_runtime.decoding.cpu import model as cpu
+from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
+from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.packed import PackedModel
+from goodspeed_runtime.decoding.round import Segment
+from goodspeed_runtime.decoding.serving import serve
+
+SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+
+
+def build(model=LlamaForCausalLM, config=LlamaConfig, **options):
+    torch.manual_seed(0)
+    return model(config(**SIZES | options)).eval().requires_grad_(requires_grad=False)
+
+
+def served(module):
+    return serve(SimpleNamespace(module=module), slots=2, max_context=32, max_tokens=32, max_rows=32)
+
+
+def test_a_llama_on_the_cpu_runs_by_layers_of_our_own():
+    assert isinstance(served(build()), CPUModel)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [build(GemmaForCausalLM, GemmaConfig, head_dim=16), build(hidden_act="gelu"), build(mlp_bias=True)],
+    ids=["another family", "another activation", "biases"],
+)
+def test_what_they_do_not_compute_runs_by_transformers_layers(module):
+    assert isinstance(served(module), PackedModel)
+
+
+def test_without_prepacked_matrices_a_llama_runs_by_transformers_layers(monkeypatch):
+    monkeypatch.setattr(cpu, "can_prepack", lambda dtype: False)
+    assert isinstance(served(build()), PackedModel)
+
+
+def test_a_dtype_that_is_not_multiplied_here_is_found_out_before_the_model_is_touched():
+    assert not can_prepack(torch.int32)
+
+
+@pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="no prepacked bfloat16 on this processor")
+def test_in_bfloat16_every_step_is_rounded_where_transformers_rounds_it():
+    module = build().bfloat16()
+    plain = copy.deepcopy(module)
+    tokens = torch.randint(0, 90, (1, 30), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = plain(tokens).logits[0].float()
+    model = served(module)
+    logits = model.forward([Segment(model.acquire(), 0, tokens[0].tolist(), 30)])
+    # Sums in another order differ by a rounding here and there; a step that is not rounded, everywhere.
+    assert (logits == expected).float().mean() > 0.5
+    torch.testing.assert_close(logits, expected, atol=0.1, rtol=0.05)
+
+
+def test_matrices_are_held_once():
+    module = build()
+    served(module)
+    layers = module.model.layers
+    assert sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2) == 0
+
+
+def test_a_prepacked_matrix_multiplies_like_a_plain_one():
+    generator = torch.Generator().manual_seed(2)
+    weight, bias, x = (torch.randn(shape, generator=generator) for shape in ((70, 33), (70,), (5, 33)))
+    torch.testing.assert_close(PrepackedLinear(weight, bias)(x), x @ weight.T + bias)
