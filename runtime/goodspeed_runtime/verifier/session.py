@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
 LEAVE_SECONDS = 5.0
+LAST_WORDS_SECONDS = 2.0
 OUTBOX_FRAMES = 1024
 PENDING_COMMANDS = 1024
 """Of one client; its stream is not read while more wait for the compute thread."""
@@ -98,14 +99,17 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        # Whoever reads nothing does not read why either: its last words wait behind all that it has not read.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._conclude(reading)
+
+    async def _conclude(self, reading: asyncio.Task[None]) -> None:
+        """Tells the drafter why its stream has ended, unless it knows."""
         if self._overflow.is_set():
             await self._context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{OUTBOX_FRAMES} frames wait to be read"
             )
-        await self._conclude(reading)
-
-    async def _conclude(self, reading: asyncio.Task[None]) -> None:
-        """Tells the drafter why its stream has ended, unless it knows."""
         error = None if reading.cancelled() else reading.exception()
         if isinstance(error, RefusedError):
             logger.warning("ended a stream: %s", error)
