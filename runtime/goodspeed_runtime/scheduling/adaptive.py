@@ -9,7 +9,11 @@ not expect makes it widen at once.
 import numpy as np
 
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
-from goodspeed_runtime.scheduling.estimators import AcceptanceEstimator, by_client
+from goodspeed_runtime.scheduling.estimators import CEILING, FLOOR, AcceptanceEstimator, by_client
+
+_POINTS = 48
+# For a client thought poor that drafts nothing: larger, as only a draft can show that it has become better.
+_IDLE_HAZARD = 0.05
 
 
 class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
@@ -18,39 +22,18 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
     Ratios of one domain are taken to be independent; how widely they spread is learnt too, client by client.
     """
 
-    def __init__(
-        self,
-        *,
-        prior: float = 0.6,
-        floor: float = 0.01,
-        ceiling: float = 0.99,
-        hazard: float = 0.002,
-        idle_hazard: float = 0.05,
-        points: int = 48,
-    ) -> None:
-        """Says how often to expect a jump.
-
-        Args:
-            prior: What α is on average after a jump.
-            floor: The grid's lower end.
-            ceiling: Its upper end, below 1.
-            hazard: The chance of a jump in a round.
-            idle_hazard: The same for a client thought poor that drafts nothing: larger, since only a draft
-                can show that it has become better.
-            points: The grid's size.
-        """
-        if not (0 < hazard < 1 and 0 < idle_hazard < 1 and points > 1):
-            raise ValueError(
-                f"need hazards in (0, 1) and points >= 2, got {hazard}, {idle_hazard} and {points}"
-            )
-        super().__init__(prior=prior, floor=floor, ceiling=ceiling)
-        self._hazard, self._idle_hazard = hazard, idle_hazard
-        self._grid = np.linspace(floor, ceiling, points)
+    def __init__(self, *, prior: float = 0.6, hazard: float = 0.002) -> None:
+        """`hazard` is the chance of a jump in a round, and `prior` what α is on average after one."""
+        if not 0 < hazard < 1:
+            raise ValueError(f"hazard is {hazard}; it must lie between 0 and 1, both ends excluded")
+        super().__init__(prior=prior)
+        self._hazard = hazard
+        self._grid = np.linspace(FLOOR, CEILING, _POINTS)
         # Where a jump leads: anywhere, yet on average to the prior.
         tilt = (prior - self._grid.mean()) / max(float(self._grid.var()), 1e-12)
         spread = np.maximum(1 + tilt * (self._grid - self._grid.mean()), 0)
         self._anywhere = spread / spread.sum()
-        self._belief: Floats = np.zeros((0, points))
+        self._belief: Floats = np.zeros((0, _POINTS))
         self._variance: Floats = np.zeros(0)
 
     def add(self, row: int, estimate: float | None = None) -> None:
@@ -80,10 +63,10 @@ class AdaptiveAcceptanceEstimator(AcceptanceEstimator):
         variance = np.clip(variance, 0.004, 0.25)
         belief = self._belief[clients]
         forgotten = ~seen & (old < self._prior)
-        hazard = np.where(forgotten, self._idle_hazard, self._hazard)[:, None]
+        hazard = np.where(forgotten, _IDLE_HAZARD, self._hazard)[:, None]
         belief += hazard * (self._anywhere - belief)
         misfit = (mean[:, None] - self._grid) ** 2 * (counts / (2 * variance))[:, None]
         belief *= np.exp(misfit.min(axis=1, keepdims=True) - misfit)
         belief /= belief.sum(axis=1, keepdims=True)
         self._belief[clients], self._variance[clients] = belief, variance
-        self._estimate[clients] = np.clip(belief @ self._grid, self._floor, self._ceiling)
+        self._estimate[clients] = np.clip(belief @ self._grid, FLOOR, CEILING)

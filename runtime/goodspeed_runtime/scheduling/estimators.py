@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
+FLOOR, CEILING = 0.01, 0.99
+# Rounds without a draft, one after the other, after which an estimate is doubted: who drafts now and then has
+# evidence enough, and would be drawn away from it.
+_PATIENCE = 30
+
 
 class ClientRows:
     """Which client has which row; a departed client's row is dealt out again."""
@@ -78,9 +83,9 @@ class _Smoothed:
 class AcceptanceEstimator(_Smoothed):
     """α̂ ← (1 − η)·α̂ + η·mean(min(1, p/q)) over the positions drafted in the round (PAPER, Algorithm 1).
 
-    A round without drafted tokens gives no ratio: α̂ then drifts slowly to the prior, so that a client once
-    thought hopeless is tried again. Estimates stay inside `[floor, ceiling]`, since mu(S) has no limit at α
-    = 1.
+    A round without drafted tokens gives no ratio. After thirty in a row α̂ drifts slowly to the prior, so that
+    a client once thought hopeless is tried again. Estimates stay inside [0.01, 0.99], since mu(S) has no
+    limit at α = 1.
     """
 
     def __init__(
@@ -90,33 +95,32 @@ class AcceptanceEstimator(_Smoothed):
         decay: float | None = None,
         prior: float = 0.6,
         idle_step: float = 0.01,
-        floor: float = 0.01,
-        ceiling: float = 0.99,
     ) -> None:
         """With `decay` a the t-th round with drafts steps by max(step, (t + 10)^−a), as in Theorem 1.
 
-        The k-th round without then steps by idle_step/(1 + k/10): who was thought hopeless by bad luck is
-        tried again, time and again, yet ever more rarely.
+        Where α̂ drifts to the prior the step is then idle_step/(1 + k/10) after k rounds without drafts: who
+        was thought hopeless by bad luck is tried again, time and again, yet ever more rarely.
         """
         _check_decay(decay)
         for name, value in (("step", step), ("idle_step", idle_step)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
-        if not 0 <= floor <= prior <= ceiling < 1:
-            raise ValueError(f"need 0 <= floor <= prior <= ceiling < 1, got {floor}, {prior}, {ceiling}")
+        if not FLOOR <= prior <= CEILING:
+            raise ValueError(f"prior is {prior}; it must lie in [{FLOOR}, {CEILING}]")
         super().__init__()
         self._step, self._prior, self._idle_step = step, prior, idle_step
-        self._floor, self._ceiling = floor, ceiling
         self._decay = decay
         self._updates: Floats = np.zeros(0)
         self._idle_rounds: Floats = np.zeros(0)
+        self._idle_run: Floats = np.zeros(0)
 
     def add(self, row: int, estimate: float | None = None) -> None:
         """Starts a row at `estimate`, or at the prior."""
         start = self._prior if estimate is None else estimate
-        self._start(row, min(max(start, self._floor), self._ceiling))
+        self._start(row, min(max(start, FLOOR), CEILING))
         self._updates = _restarted(self._updates, len(self._estimate), row)
         self._idle_rounds = _restarted(self._idle_rounds, len(self._estimate), row)
+        self._idle_run = _restarted(self._idle_run, len(self._estimate), row)
 
     def update(
         self, rows: Integers, ratio_sums: Floats, drafted: Integers, *, distinct: bool = False
@@ -136,19 +140,23 @@ class AcceptanceEstimator(_Smoothed):
         clients, (sums, counts) = by_client(rows, ratio_sums, drafted, distinct=distinct)
         old = self._estimate[clients]
         if self._decay is None and counts.min(initial=1) > 0:
+            self._idle_run[clients] = 0
             new = old + self._step * (sums / counts - old)
         else:
             seen = counts > 0
             step: float | Floats = self._step
             idle_step: float | Floats = self._idle_step
+            run = np.where(seen, 0, self._idle_run[clients] + 1)
+            self._idle_run[clients] = run
             if self._decay is not None:
                 self._updates[clients] += seen
                 self._idle_rounds[clients] += ~seen
                 step = np.maximum(step, (self._updates[clients] + 10) ** -self._decay)
                 idle_step = idle_step / (1 + self._idle_rounds[clients] / 10)
             goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
-            new = old + np.where(seen, step, idle_step) * (goal - old)
-        self._estimate[clients] = np.minimum(np.maximum(new, self._floor), self._ceiling)
+            forgets = np.where(run > _PATIENCE, idle_step, 0.0)
+            new = old + np.where(seen, step, forgets) * (goal - old)
+        self._estimate[clients] = np.minimum(np.maximum(new, FLOOR), CEILING)
 
     @staticmethod
     def _check(ratio_sums: Floats, drafted: Integers) -> None:

@@ -26,21 +26,67 @@ def test_the_sequences_of_one_client_are_one_average_over_all_positions():
     assert estimator.estimates(ROW)[0] == pytest.approx(0.25)
 
 
-def test_without_drafts_a_low_estimate_drifts_slowly_back_to_the_prior():
+def idle(estimator, rounds):
+    for _ in range(rounds):
+        estimator.update(ROW, np.array([0.0]), np.array([0]))
+    return float(estimator.estimates(ROW)[0])
+
+
+def test_after_thirty_rounds_without_drafts_a_low_estimate_drifts_slowly_back_to_the_prior():
     estimator = acceptance(prior=0.6, idle_step=0.01)
     estimator.add(0, 0.02)
-    estimator.update(ROW, np.array([0.0]), np.array([0]))
-    assert estimator.estimates(ROW)[0] == pytest.approx(0.02 + 0.01 * 0.58)
-    for _ in range(1000):
-        estimator.update(ROW, np.array([0.0]), np.array([0]))
-    assert estimator.estimates(ROW)[0] == pytest.approx(0.6, abs=1e-3)
+    assert idle(estimator, 30) == 0.02
+    assert idle(estimator, 1) == pytest.approx(0.02 + 0.01 * 0.58)
+    assert idle(estimator, 1000) == pytest.approx(0.6, abs=1e-3)
 
 
 def test_an_idle_step_of_zero_holds_the_estimate():
     estimator = acceptance(idle_step=0.0)
     estimator.add(0, 0.3)
-    estimator.update(ROW, np.array([0.0]), np.array([0]))
-    assert estimator.estimates(ROW)[0] == 0.3
+    assert idle(estimator, 100) == 0.3
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_who_drafts_every_second_round_is_not_drawn_to_the_prior(decay):
+    estimator = acceptance(step=0.1 if decay is None else 0.0, decay=decay, prior=0.6)
+    for _ in range(5000):
+        estimator.update(ROW, np.array([0.24]), np.array([1]))
+        idle(estimator, 1)
+    assert estimator.estimates(ROW)[0] == pytest.approx(0.24, abs=1e-3)
+
+
+def test_with_decaying_steps_an_idle_client_is_tried_again_ever_more_rarely():
+    estimator = acceptance(step=0.0, decay=0.9, prior=0.6)
+    estimator.add(0, 0.02)
+    first = idle(estimator, 100) - 0.02
+    later = idle(estimator, 900)
+    assert 0 < idle(estimator, 100) - later < first / 10
+
+
+def test_with_a_decay_the_estimate_tends_to_the_mean_of_all_ratios():
+    generator = np.random.default_rng(0)
+    estimator = acceptance(step=0.0, decay=1.0)
+    for ratio in generator.uniform(0, 1, 4000):
+        estimator.update(ROW, np.array([ratio]), np.array([1]))
+    assert estimator.estimates(ROW)[0] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.1, np.nan])
+def test_a_decay_that_theorem_1_does_not_allow_is_refused(decay):
+    for kind in (AcceptanceEstimator, GoodputEstimator):
+        with pytest.raises(ValueError, match=r"decay is .* \(0\.5, 1\]"):
+            kind(decay=decay)
+
+
+def test_with_a_decay_goodput_is_the_mean_at_first_and_steps_no_less_than_its_step_later():
+    estimator = GoodputEstimator(step=0.25, decay=1.0)
+    estimator.add(0, 100.0)
+    for tokens in (2, 4, 6):
+        estimator.update(ROW, np.array([tokens]))
+    assert estimator.estimates(ROW)[0] == pytest.approx(4.0)
+    for tokens in (4, 4, 8):
+        estimator.update(ROW, np.array([tokens]))
+    assert estimator.estimates(ROW)[0] == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize(("ratio", "end"), [(5.0, 0.99), (0.0, 0.01)])
