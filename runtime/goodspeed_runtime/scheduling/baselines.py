@@ -4,7 +4,7 @@ import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Refinements, check
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
-from goodspeed_runtime.scheduling.goodput import barrier_seconds, expected_goodput
+from goodspeed_runtime.scheduling.goodput import barrier_seconds, expected_by_length, expected_goodput
 from goodspeed_runtime.scheduling.marginals import solve_gains
 from goodspeed_runtime.scheduling.utility import AlphaFair
 
@@ -109,7 +109,7 @@ class BestFixedAllocator:
 
 
 class StaticOracleAllocator:
-    """The one division best for Σ w·U(mu(S)) if it is kept for ever; give it the true α as acceptance.
+    """The one division best for Σ w·U(mu(S)) if it is kept for ever; give it the true α, or survival.
 
     It differs from the optimum that the gradient tends to only in that it may not mix divisions over time.
     """
@@ -132,7 +132,7 @@ class StaticOracleAllocator:
         if not len(caps) or not caps.max():
             return Allocation(np.zeros(len(caps), np.int64), 0.0)
         lengths = np.arange(min(int(caps.max()), budget) + 1)
-        worth = self._utility.value(expected_goodput(acceptance[:, None], lengths))
+        worth = self._utility.value(expected_by_length(acceptance, lengths, refinements.survival))
         with np.errstate(divide="ignore"):
             gains = np.log(np.maximum(weights[:, None] * np.diff(worth, axis=1), 0))
         return solve_gains(gains, caps, budget)

@@ -12,6 +12,20 @@ def expected_goodput(acceptance: Floats, lengths: Integers) -> Floats:
     return np.asarray((1 - acceptance ** (lengths + 1)) / (1 - acceptance))
 
 
+def expected_by_length(acceptance: Floats, lengths: Integers, survival: Floats | None) -> Floats:
+    """Tokens a round, bonus included, float64 `[n, L]` for each of `lengths` (int64 `[L]`, 0, 1, 2, ...).
+
+    `survival` as in `Refinements`; mu(S) of `acceptance` where it is None.
+    """
+    if survival is None:
+        return expected_goodput(acceptance[:, None], lengths)
+    gains = np.zeros((len(acceptance), len(lengths)))
+    gains[:, 0] = 1
+    reach = min(survival.shape[1], len(lengths) - 1)
+    gains[:, 1 : reach + 1] = survival[:, :reach]
+    return np.asarray(gains.cumsum(axis=1))
+
+
 def barrier_seconds(timing: Timing, lengths: Integers) -> float:
     """Seconds of a round that waits for every draft of `lengths` (int64 `[n]`) and verifies them at once."""
     slowest = float((timing.delay_seconds + lengths * timing.draft_seconds).max())

@@ -11,9 +11,11 @@ import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Refinements, check
 from goodspeed_runtime.scheduling.arrays import Flags, Floats, Integers
+from goodspeed_runtime.scheduling.goodput import expected_by_length
 from goodspeed_runtime.scheduling.timing import Timing, VerificationCost
 from goodspeed_runtime.scheduling.utility import AlphaFair
 
+_DEADLINES = 16
 _DINKELBACH_STEPS = 4
 _PERIOD_STEPS = 3
 
@@ -27,12 +29,12 @@ class PerSecondAllocator:
     `survival` is used where it is given.
     """
 
-    def __init__(self, utility: AlphaFair | None = None, *, deadlines: int = 16, rescan: int = 32) -> None:
-        """Every `rescan`-th allocation chooses the deadline among `deadlines` candidates."""
-        if deadlines < 1 or rescan < 1:
-            raise ValueError(f"deadlines and rescan must be at least 1, got {deadlines} and {rescan}")
+    def __init__(self, utility: AlphaFair | None = None, *, rescan: int = 32) -> None:
+        """Every `rescan`-th allocation chooses the deadline anew."""
+        if rescan < 1:
+            raise ValueError(f"rescan is {rescan}; it must be at least 1")
         self._utility = utility or AlphaFair()
-        self._deadlines, self._rescan = deadlines, rescan
+        self._rescan = rescan
         self._age = 0
         self._chosen: float | None = None
         self._gained = 0.0
@@ -65,7 +67,7 @@ class PerSecondAllocator:
         if int(floors.sum()) > budget:
             raise ValueError("floors take more tokens than the budget; lower them or raise it")
         lengths = np.arange(min(int(caps.max()), budget + 1) + 1)
-        earned = _expected(acceptance, lengths, refinements.survival)
+        earned = expected_by_length(acceptance, lengths, refinements.survival)
         worth = weights * np.exp(np.minimum(self._utility.log_gradient(goodput), 600.0))
         earned *= (worth / max(float(worth.max()), 1e-300))[:, None]
         allowed = (lengths <= caps[:, None]) & (lengths >= floors[:, None])
@@ -73,8 +75,8 @@ class PerSecondAllocator:
         problem = (earned, arrivals, allowed, timing)
         if self._chosen is None or self._age >= self._rescan:
             spread = np.unique(arrivals[allowed])
-            if len(spread) > self._deadlines:
-                spread = np.quantile(arrivals[allowed], np.linspace(0, 1, self._deadlines))
+            if len(spread) > _DEADLINES:
+                spread = np.quantile(arrivals[allowed], np.linspace(0, 1, _DEADLINES))
             candidates = np.unique(np.concatenate([[0.0], spread]))
             grants, values, prices = _divide(candidates, *problem, budget)
             # At one deadline a token more may be worth nothing, since its draft would be late; with the
@@ -89,17 +91,6 @@ class PerSecondAllocator:
         self._chosen = float(candidates[best])
         price = max(float(prices[best]), self._gained)
         return Allocation(grants[best], price * float(worth.max()), self._chosen)
-
-
-def _expected(acceptance: Floats, lengths: Integers, survival: Floats | None) -> Floats:
-    """Expected tokens a round, bonus included, float64 `[n, L + 1]` for each length from 0."""
-    if survival is None:
-        return np.asarray((1 - acceptance[:, None] ** (lengths + 1)) / (1 - acceptance[:, None]))
-    gains = np.zeros((len(acceptance), len(lengths)))
-    gains[:, 0] = 1
-    reach = min(survival.shape[1], len(lengths) - 1)
-    gains[:, 1 : reach + 1] = survival[:, :reach]
-    return np.asarray(gains.cumsum(axis=1))
 
 
 def _divide(

@@ -6,18 +6,19 @@ they are.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import Allocator, Refinements
 from goodspeed_runtime.scheduling.arrays import Flags, Floats, Integers
 from goodspeed_runtime.scheduling.estimators import AcceptanceEstimator, GoodputEstimator
-from goodspeed_runtime.scheduling.goodput import expected_goodput
+from goodspeed_runtime.scheduling.goodput import expected_by_length
 from goodspeed_runtime.scheduling.gradient import GradientAllocator
 from goodspeed_runtime.scheduling.grants import member_grants
 from goodspeed_runtime.scheduling.ledger import Ledger, Moment
 from goodspeed_runtime.scheduling.population import Changes, Clients
+from goodspeed_runtime.scheduling.survival import SurvivalEstimator
 from goodspeed_runtime.scheduling.timing import Timing, VerificationCost
 from goodspeed_runtime.scheduling.utility import AlphaFair
 
@@ -35,7 +36,7 @@ class Rules:
         barrier: Every round waits for every client, as in the paper; else it takes the drafts that have
             arrived.
         per_second: Goodput estimates are in tokens per second rather than per round.
-        omniscient: The allocator is given the true α.
+        omniscient: The allocator is given the true α, and how it fades along a draft.
         warm_up_rounds: Rounds that the ledger's sums leave out.
         every: Rounds between two moments of the curves; 0 draws none.
         grants_timing: The allocator is given draft and link times.
@@ -65,15 +66,19 @@ class Cell:
         acceptance: AcceptanceEstimator,
         goodput: GoodputEstimator,
         generator: np.random.Generator,
+        survival: SurvivalEstimator | None = None,
         changes: Changes | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        """`rows` (int64 `[m]`) are attached here; only those present and in the estimators take part."""
+        """`rows` (int64 `[m]`) are attached here; only those present and in the estimators take part.
+
+        With `survival` the allocator is given survival by position, learnt on top of α̂.
+        """
         self.clients, self.rules, self.ledger = clients, rules, ledger or Ledger.empty(len(clients))
         self.rows = np.sort(rows[clients.present[rows]])
         self.now, self.rounds = 0.0, 0
         self._allocator, self._acceptance, self._goodput = allocator, acceptance, goodput
-        self._generator = generator
+        self._generator, self._survival = generator, survival
         self._changes = changes or Changes()
         self._next_change = 0
         self._ready = np.asarray(clients.delay_seconds[self.rows], np.float64)
@@ -147,6 +152,8 @@ class Cell:
                 clients.present[row] = True
                 self._acceptance.add(row)
                 self._goodput.add(row)
+                if self._survival is not None:
+                    self._survival.add(row)
                 self.join(row)
         self._gather()
 
@@ -157,12 +164,17 @@ class Cell:
         self._weights, self._caps = clients.weights[rows], clients.caps[rows]
         self._draft, self._delay = clients.draft_seconds[rows], clients.delay_seconds[rows]
         self._true = clients.acceptance[rows]
+        by_position = clients.by_position(rows, self._longest)
         # A ratio is U^c, whose mean is 1/(1 + c): c gives every client ratios that average to its α.
-        self._exponent = (1 / self._true - 1)[:, None]
+        self._exponent = 1 / by_position - 1
+        self._truth: Floats = np.cumprod(by_position, axis=1, dtype=np.float64)
+        faded = self.rules.omniscient and bool((clients.fade[rows] != 1).any())
         self._refinements = Refinements(
+            floors=clients.floors[rows] if clients.floors[rows].any() else None,
+            survival=self._truth if faded else None,
             timing=Timing(self._draft, self._delay, self.rules.verification)
             if self.rules.grants_timing
-            else None
+            else None,
         )
         self._firsts = np.arange(len(rows)) * (self._longest + 1)
         self._noise = iter(())
@@ -197,9 +209,9 @@ class Cell:
             tokens = int(drafted.sum()) + int(np.count_nonzero(members))
         self.now = start + self._verification(tokens)
         self.rounds += 1
-        self._learn(members, ratios, drafted, committed, self.now - began)
-        estimate = self._grant(members)
-        self._record(committed, began, start, estimate)
+        self._learn(members, ratios, drafted, accepted, committed, self.now - began)
+        estimate, refinements = self._grant(members)
+        self._record(committed, began, start, estimate, refinements)
 
     def _verification(self, tokens: int) -> float:
         seconds = self._costs.get(tokens)
@@ -225,9 +237,17 @@ class Cell:
         return np.minimum(run, drafted), sums.take(self._firsts + drafted)
 
     def _learn(
-        self, members: Flags, ratios: Floats, drafted: Integers, committed: Integers, seconds: float
+        self,
+        members: Flags,
+        ratios: Floats,
+        drafted: Integers,
+        accepted: Integers,
+        committed: Integers,
+        seconds: float,
     ) -> None:
         rows = self.rows
+        if self._survival is not None:
+            self._survival.update(rows, accepted, drafted, self._acceptance.estimates(rows))
         if members is self._everyone:
             self._acceptance.update(rows, ratios, drafted, distinct=True)
         else:
@@ -235,17 +255,19 @@ class Cell:
         earned = committed / seconds if self.rules.per_second else committed
         self._goodput.update(rows, earned, distinct=True)
 
-    def _grant(self, members: Flags) -> Floats:
-        """Solves for the next grants, hands them to the members, and returns mu(α̂, S) of all."""
-        rows = self.rows
+    def _grant(self, members: Flags) -> tuple[Floats, Refinements]:
+        """Solves for the next grants, hands them to the members, and returns what it was solved with."""
+        rows, refinements = self.rows, self._refinements
         estimate = self._true if self.rules.omniscient else self._acceptance.estimates(rows)
+        if self._survival is not None:
+            refinements = replace(refinements, survival=self._survival.survival(rows, estimate))
         allocation = self._allocator.allocate(
             weights=self._weights,
             acceptance=estimate,
             goodput=self._goodput.estimates(rows),
             caps=self._caps,
             budget=self.rules.budget,
-            refinements=self._refinements,
+            refinements=refinements,
         )
         self._prices += allocation.shadow_price
         self._priced_rounds += 1
@@ -263,16 +285,18 @@ class Cell:
             )
             self._granted[members] = grants
             self._ready[members] = self.now + self._delay[members] + grants * self._draft[members]
-        return estimate
+        return estimate, refinements
 
-    def _record(self, committed: Integers, began: float, start: float, estimate: Floats) -> None:
+    def _record(
+        self, committed: Integers, began: float, start: float, estimate: Floats, refinements: Refinements
+    ) -> None:
         rules, ledger = self.rules, self.ledger
         self._since += committed
         self._since_rounds += 1
         self._since_seconds += self.now - began
         if rules.every and self.rounds % rules.every == 0:
             self._flush()
-            ledger.moments.append(self._moment(estimate))
+            ledger.moments.append(self._moment(estimate, refinements))
             self._moment_tokens, self._moment_rounds = 0.0, 0
         if self.rounds > rules.warm_up_rounds:
             ledger.round_seconds.append(self.now - began)
@@ -296,7 +320,7 @@ class Cell:
         self._moment_rounds += self._since_rounds
         self._since, self._since_rounds, self._since_seconds = np.zeros(len(rows)), 0, 0.0
 
-    def _moment(self, estimate: Floats) -> Moment:
+    def _moment(self, estimate: Floats, refinements: Refinements) -> Moment:
         rules, rows, utility = self.rules, self.rows, self.rules.utility
         granted = self._granted
         goodput = self._goodput.estimates(rows)
@@ -306,10 +330,14 @@ class Cell:
             goodput=goodput,
             caps=self._caps,
             budget=rules.budget,
+            refinements=Refinements(floors=self._refinements.floors, survival=self._truth),
         )
         values = self._weights * utility.gradient(goodput)
-        most = float((values * expected_goodput(self._true, best.grants)).sum())
-        have = float((values * expected_goodput(self._true, granted)).sum())
+        places, everybody = np.arange(self._longest + 1), np.arange(len(rows))
+        truth = expected_by_length(self._true, places, self._truth)
+        believed = expected_by_length(estimate, places, refinements.survival)
+        most = float((values * truth[everybody, best.grants]).sum())
+        have = float((values * truth[everybody, granted]).sum())
         by_round = utility.value(self._whole.tokens[rows] / self._whole.rounds[rows])
         by_second = utility.value(self._whole.tokens[rows] / self._whole.seconds[rows])
         return Moment(
@@ -317,8 +345,8 @@ class Cell:
             rounds=self.rounds,
             utility=float((self._weights * by_round).sum()),
             utility_per_second=float((self._weights * by_second).sum()),
-            estimated=float(expected_goodput(estimate, granted).mean()),
+            estimated=float(believed[everybody, granted].mean()),
             actual=self._moment_tokens / self._moment_rounds,
             regret=1 - have / most,
-            error=float(np.sqrt(((self._acceptance.estimates(rows) - self._true) ** 2).mean())),
+            error=float(np.sqrt(((estimate - self._true) ** 2).mean())),
         )

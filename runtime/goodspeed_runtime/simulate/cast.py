@@ -35,6 +35,8 @@ class Cast:
             draft_seconds=them.draft_seconds,
             delay_seconds=them.delay_seconds,
             caps=them.caps,
+            floors=them.floors,
+            fade=them.fade,
             present=them.present.copy(),
         )
 
@@ -44,7 +46,7 @@ def cast(scenario: Scenario, case: Case, *, rounds: int, seed: int) -> Cast:
     generator = np.random.default_rng([seed, 1])
     columns = {
         name: np.concatenate([_values(getattr(g, name), g.count, generator) for g in case.clients])
-        for name in ("weight", "draft_seconds", "delay_seconds")
+        for name in ("weight", "draft_seconds", "delay_seconds", "fade")
     }
     acceptance = np.concatenate(
         [
@@ -61,6 +63,7 @@ def cast(scenario: Scenario, case: Case, *, rounds: int, seed: int) -> Cast:
             for g in case.clients
         ]
     )
+    floors = np.concatenate([np.full(g.count, g.min_draft_tokens) for g in case.clients])
     longest = int(min(caps.max(), case.budget_tokens))
     round_seconds = float((columns["delay_seconds"] + longest * columns["draft_seconds"]).max())
     round_seconds += scenario.verification.cost().at(float(case.budget_tokens + case.size))
@@ -80,6 +83,8 @@ def cast(scenario: Scenario, case: Case, *, rounds: int, seed: int) -> Cast:
             draft_seconds=columns["draft_seconds"],
             delay_seconds=columns["delay_seconds"],
             caps=caps.astype(np.int64),
+            floors=floors.astype(np.int64),
+            fade=columns["fade"],
             present=present,
         ),
         changes,

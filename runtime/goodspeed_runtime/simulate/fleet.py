@@ -22,6 +22,7 @@ from goodspeed_runtime.simulate.play import (
     allocator,
     goodput_estimator,
     rules,
+    survival_estimator,
 )
 from goodspeed_runtime.simulate.scenario import Case, Cells, Player, Scenario
 
@@ -64,6 +65,7 @@ def play_fleet(
         acceptance.add(row)
         goodput.add(row)
     cell_of = cast.cell_of.copy()
+    survival = survival_estimator(player.acceptance, population, case.budget_tokens)
     ledger, moments = Ledger.empty(len(population)), list[FleetMoment]()
     fleet = [
         Cell(
@@ -75,6 +77,7 @@ def play_fleet(
             goodput=goodput,
             generator=np.random.default_rng([seed, 2, index]),
             ledger=ledger,
+            survival=survival,
         )
         for index in range(cells.count)
     ]

@@ -18,7 +18,9 @@ from goodspeed_runtime.scheduling.estimators import AcceptanceEstimator, Goodput
 from goodspeed_runtime.scheduling.gradient import GradientAllocator, SumThroughputAllocator
 from goodspeed_runtime.scheduling.ledger import Ledger
 from goodspeed_runtime.scheduling.per_second import PerSecondAllocator
+from goodspeed_runtime.scheduling.population import Clients
 from goodspeed_runtime.scheduling.simulator import Cell, Rules
+from goodspeed_runtime.scheduling.survival import SurvivalEstimator
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast
 from goodspeed_runtime.simulate.scenario import Acceptance, Case, Player, Scenario
@@ -46,6 +48,7 @@ def play(
         acceptance=acceptance,
         goodput=goodput,
         generator=np.random.default_rng([seed, 2]),
+        survival=survival_estimator(player.acceptance, population, case.budget_tokens),
         changes=cast.changes,
     )
     portion = max(rounds // _PORTIONS, 1)
@@ -84,7 +87,7 @@ def allocator(case: Case, player: Player, utility: AlphaFair, seed: int) -> Allo
         case "gradient":
             return GradientAllocator(utility)
         case "per-second":
-            return PerSecondAllocator(utility)
+            return PerSecondAllocator(utility, rescan=player.rescan)
         case "sum-throughput":
             return SumThroughputAllocator()
         case "fixed":
@@ -100,8 +103,20 @@ def allocator(case: Case, player: Player, utility: AlphaFair, seed: int) -> Allo
 def acceptance_estimator(chosen: Acceptance) -> AcceptanceEstimator:
     """The estimator of α; an oracle's is there to be measured, its estimates are not used."""
     if chosen.estimator == "adaptive":
-        return AdaptiveAcceptanceEstimator()
-    return AcceptanceEstimator(step=chosen.step, decay=chosen.decay)
+        return AdaptiveAcceptanceEstimator(prior=chosen.prior, hazard=chosen.hazard)
+    return AcceptanceEstimator(
+        step=chosen.step, decay=chosen.decay, prior=chosen.prior, idle_step=chosen.idle_step
+    )
+
+
+def survival_estimator(chosen: Acceptance, population: Clients, budget: int) -> SurvivalEstimator | None:
+    """The estimator of survival by position, with a row for each client; None where nobody asked for it."""
+    if not chosen.by_position:
+        return None
+    estimator = SurvivalEstimator(longest=max(min(int(population.caps.max()), budget), 1))
+    for row in range(len(population)):
+        estimator.add(row)
+    return estimator
 
 
 def goodput_estimator(player: Player) -> GoodputEstimator:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from goodspeed_runtime.scheduling.allocation import Refinements
 from goodspeed_runtime.scheduling.goodput import equivalent_goodput
 from goodspeed_runtime.scheduling.ledger import Figures, Ledger
 from goodspeed_runtime.scheduling.optimum import optimal_goodput
@@ -125,12 +126,17 @@ def _optimum(scenario: Scenario, case: Case, cast: Cast, utility: AlphaFair) -> 
     if scenario.changing(case) or scenario.judged == "per-second" or scenario.cells or not utility.alpha:
         return None
     them = cast.population
+    longest = max(min(int(them.caps.max()), case.budget_tokens), 1)
+    by_position = them.by_position(np.arange(len(them)), longest)
     goodput = optimal_goodput(
         weights=them.weights,
         acceptance=them.acceptance,
         caps=them.caps,
         budget=case.budget_tokens,
         utility=utility,
+        refinements=Refinements(
+            floors=them.floors, survival=np.cumprod(by_position, axis=1, dtype=np.float64)
+        ),
     )
     return equivalent_goodput(goodput, them.weights, utility)
 

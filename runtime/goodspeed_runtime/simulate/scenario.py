@@ -14,6 +14,7 @@ from goodspeed_runtime.scheduling.timing import VerificationCost
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0)]
+Fade = Annotated[float, Field(gt=0, le=2)]
 Step = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -89,6 +90,8 @@ class Clients(Part):
     acceptance: Probability | list[Probability] | Range | None = None
     """The true chance that a drafted token is accepted, for ever; or else `prompts`."""
     prompts: Prompts | None = None
+    fade: Fade | list[Fade] | Range = 1.0
+    """What each position of a draft has of the acceptance of the one before; above 1 it rises."""
     weight: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] | Range = 1.0
     """w in w·U(x)."""
     draft_seconds: Seconds | list[Seconds] | Range = 0.0
@@ -97,12 +100,14 @@ class Clients(Part):
     """Of the link, from a verdict until an empty draft is back."""
     max_draft_tokens: Annotated[int, Field(ge=0, le=4096)] | None = None
     """The longest draft; the budget where it is not said."""
+    min_draft_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Tokens that each client is granted before anything is optimised."""
 
     @model_validator(mode="after")
     def _columns_are_sound(self) -> Self:
         if (self.acceptance is None) == (self.prompts is None):
             raise ValueError("needs either acceptance or prompts; give one of them")
-        for name in ("acceptance", "weight", "draft_seconds", "delay_seconds"):
+        for name in ("acceptance", "fade", "weight", "draft_seconds", "delay_seconds"):
             value = getattr(self, name)
             if isinstance(value, list) and len(value) != self.count:
                 raise ValueError(
@@ -117,8 +122,12 @@ class Clients(Part):
             value = getattr(self, name)
             if isinstance(value, Range) and min(value.from_, value.to) < 0:
                 raise ValueError(f"{to_camel(name)} must not be negative")
-        if isinstance(self.weight, Range) and min(self.weight.from_, self.weight.to) <= 0:
-            raise ValueError("weight must be above 0")
+        for name in ("weight", "fade"):
+            value = getattr(self, name)
+            if isinstance(value, Range) and min(value.from_, value.to) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        if self.max_draft_tokens is not None and self.min_draft_tokens > self.max_draft_tokens:
+            raise ValueError("minDraftTokens is above maxDraftTokens; lower it")
         return self
 
 
@@ -177,10 +186,31 @@ class Acceptance(Part):
 
     estimator: Literal["published", "adaptive", "oracle"] = "published"
     """The paper's fixed step, the adaptive one, or the truth."""
+    prior: Annotated[float, Field(ge=0.01, le=0.99)] = 0.6
+    """α̂ of a new client."""
     step: Step = 0.1
     """η of the published estimator."""
     decay: Annotated[float, Field(gt=0.5, le=1)] | None = None
     """a of the published estimator: its t-th step with drafts is max(step, (t + 10)^-a)."""
+    idle_step: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The published estimator's step towards the prior in a round without a draft."""
+    hazard: Annotated[float, Field(gt=0, lt=1)] = 0.002
+    """The adaptive estimator's chance that α jumps in a round."""
+    by_position: bool = False
+    """Learn how acceptance falls or rises along a draft, position by position, on top of α̂."""
+
+    @model_validator(mode="after")
+    def _says_what_its_estimator_uses(self) -> Self:
+        uses = {
+            "published": {"prior", "step", "decay", "idle_step", "by_position"},
+            "adaptive": {"prior", "hazard", "by_position"},
+            "oracle": set[str](),
+        }
+        idle = self.model_fields_set - {"estimator"} - uses[self.estimator]
+        if idle:
+            names = ", ".join(sorted(to_camel(name) for name in idle))
+            raise ValueError(f"the {self.estimator} estimator has no use for {names}; take it away")
+        return self
 
 
 class Player(Part):
@@ -199,6 +229,8 @@ class Player(Part):
     """β."""
     goodput_decay: Annotated[float, Field(gt=0.5, le=1)] | None = None
     """b: a client's t-th step is max(goodputStep, t^-b)."""
+    rescan: Annotated[int, Field(ge=1)] = 32
+    """Rounds from one choice of the deadline to the next, for per-second."""
     slow_loop: bool = False
     """Move drafters between cells by price; needs the scenario's cells."""
 
@@ -207,6 +239,10 @@ class Player(Part):
         if self.allocator == "per-second" and self.barrier:
             raise ValueError(
                 "per-second chooses whom a round waits for; add barrier: false, or take another allocator"
+            )
+        if self.allocator != "per-second" and "rescan" in self.model_fields_set:
+            raise ValueError(
+                f"{self.allocator} chooses no deadline and so has no use for rescan; take it away"
             )
         return self
 
@@ -261,6 +297,14 @@ class Scenario(Part):
             if twice is not None:
                 raise ValueError(f"{what} has two entries named {twice!r}; give each a name of its own")
         names = [player.name for player in self.allocators]
+        for case in self.cases:
+            least = sum(group.count * group.min_draft_tokens for group in case.clients)
+            if least > case.budget_tokens:
+                raise ValueError(
+                    f"minDraftTokens of {case.name} come to {least}, more than budgetTokens; lower them"
+                )
+        if self.cells is not None and any(group.min_draft_tokens for c in self.cases for group in c.clients):
+            raise ValueError("cells do not go with minDraftTokens, which a crowded cell could not keep")
         if self.baseline not in names:
             raise ValueError(
                 f"baseline {self.baseline!r} is no allocator here; it must be one of {', '.join(names)}"

@@ -110,7 +110,7 @@ def test_the_price_is_what_one_more_token_adds_though_its_draft_needs_a_later_de
     acceptance = np.array([0.8, 0.7, 0.9])
 
     def solved(budget):
-        found = allocate(acceptance=acceptance, budget=budget, deadlines=64, **times)
+        found = allocate(acceptance=acceptance, budget=budget, **times)
         draft, delay = np.array(times["draft"]), np.array(times["delay"])
         return found, value(
             found.grants, found.wait_seconds, acceptance, np.ones(3), draft, delay, times["cost"]
@@ -197,7 +197,7 @@ def test_without_times_it_says_what_it_needs():
         PerSecondAllocator().allocate(weights=two, acceptance=two, goodput=two, caps=np.full(2, 4), budget=4)
 
 
-def test_floors_above_the_budget_and_deadlines_below_one_are_refused():
+def test_floors_above_the_budget_and_a_choice_less_than_every_round_are_refused():
     with pytest.raises(ValueError, match="floors take more"):
         allocate(
             acceptance=[0.5],
@@ -208,4 +208,4 @@ def test_floors_above_the_budget_and_deadlines_below_one_are_refused():
             floors=np.array([3]),
         )
     with pytest.raises(ValueError, match="at least 1"):
-        PerSecondAllocator(deadlines=0)
+        PerSecondAllocator(rescan=0)
