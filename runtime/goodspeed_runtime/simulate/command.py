@@ -85,7 +85,7 @@ def simulate(
             progress.update(work, description=what, completed=done, total=total)
 
         comparison = compare(chosen, rounds=rounds, seed=seed, report=report)
-    console_of_width = console if console.is_terminal else Console(width=150, highlight=False)
+    console_of_width = console if console.is_terminal else Console(width=170, highlight=False)
     console_of_width.print(_table(comparison.rows))
     if json is not None:
         json.write_text(to_json(comparison.rows), encoding="utf-8")
@@ -115,11 +115,16 @@ def _text(scenario: Scenario, file: Path | None, name: str | None) -> str:
     return file.read_text(encoding="utf-8") if file is not None else preset_text(name or "paper")
 
 
+def _share(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
 def _table(rows: Sequence[Row]) -> Table:
     table = Table("scenario", "allocator", pad_edge=False)
     unit = "round" if rows[0].judged == "per-round" else "s"
+    published = any(row.published_gain is not None for row in rows)
     for heading in (
-        "utility", "gain", "gap", "Jain", f"min/{unit}", "p95 round",
+        "utility", "gain", *(["paper's"] if published else []), "gap", "Jain", f"min/{unit}", "p95 round",
         "tok/round", "tok/s", "waiting", "regret", "α̂ error",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
@@ -132,6 +137,7 @@ def _table(rows: Sequence[Row]) -> Table:
             row.allocator,
             f"{row.utility:.3f}",
             f"{row.gain:+.1%}",
+            *([_share(row.published_gain, "+.1%")] if published else []),
             f"{row.optimum_gap:.1%}",
             f"{row.jain_index:.3f}",
             f"{row.min_goodput:.2f}",
@@ -139,8 +145,8 @@ def _table(rows: Sequence[Row]) -> Table:
             f"{row.goodput_per_round:.2f}",
             f"{row.goodput_per_second:.1f}",
             f"{row.waiting_share:.0%}",
-            "–" if row.regret is None else f"{row.regret:.1%}",
-            "–" if row.tracking_error is None else f"{row.tracking_error:.3f}",
+            _share(row.regret, ".1%"),
+            _share(row.tracking_error, ".3f"),
         )
         last = row.scenario
     return table

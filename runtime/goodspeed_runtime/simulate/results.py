@@ -54,6 +54,7 @@ class Row:
         optimum_gap: 1 − g/g*, with g the goodput that, had by everyone, would be worth the utility, and g*
             that of the optimum: the convex program's where nothing changes, else the best row's.
         gain: g over the baseline's g, minus 1.
+        published_gain: The same by the paper's figures, where it has the case and the allocator.
         waiting_share: Share of the time that the verifier waited for drafts.
         regret: Mean share of equation 5's best value, under the true α, that grants missed; None where
             goodput is judged per second, and for a fleet.
@@ -73,6 +74,7 @@ class Row:
     goodput_per_second: float
     optimum_gap: float
     gain: float
+    published_gain: float | None
     waiting_share: float
     regret: float | None
     tracking_error: float | None
@@ -110,6 +112,7 @@ def _row(
         goodput_per_second=figures.goodput_per_second,
         optimum_gap=1 - figures.equivalent / best,
         gain=figures.equivalent / base - 1,
+        published_gain=_published_gain(played.case, played.player),
         waiting_share=figures.waiting_share,
         regret=float(np.mean([m.regret for m in moments]))
         if moments and scenario.judged == "per-round"
@@ -119,6 +122,16 @@ def _row(
         seed=seed,
         rounds=rounds,
     )
+
+
+def _published_gain(case: Case, player: Player) -> float | None:
+    """Σ log of the paper says it for the geometric mean of its clients, over Fixed-S."""
+    known = case.published
+    utility = {"fixed": known.fixed, "random": known.random, "gradient": known.gradient} if known else {}
+    chosen = utility.get(player.allocator)
+    if known is None or chosen is None or player.acceptance.estimator == "oracle":
+        return None
+    return float(np.exp((chosen - known.fixed) / case.size)) - 1
 
 
 def _optimum(scenario: Scenario, case: Case, cast: Cast, utility: AlphaFair) -> float | None:
