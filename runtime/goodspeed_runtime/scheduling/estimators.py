@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
 FLOOR, CEILING = 0.01, 0.99
-# Rounds without a draft, one after the other, after which an estimate is doubted: who drafts now and then has
-# evidence enough, and would be drawn away from it.
 _PATIENCE = 30
 
 
@@ -83,8 +81,8 @@ class _Smoothed:
 class AcceptanceEstimator(_Smoothed):
     """α̂ ← (1 − η)·α̂ + η·mean(min(1, p/q)) over the positions drafted in the round (PAPER, Algorithm 1).
 
-    A round without drafted tokens gives no ratio. After thirty in a row α̂ drifts slowly to the prior, so that
-    a client once thought hopeless is tried again. Estimates stay inside [0.01, 0.99], since mu(S) has no
+    A round without drafted tokens gives no ratio: α̂ then drifts slowly to the prior, so that a client once
+    thought hopeless is tried again. Estimates stay inside [0.01, 0.99], since mu(S) has no
     limit at α = 1.
     """
 
@@ -98,8 +96,9 @@ class AcceptanceEstimator(_Smoothed):
     ) -> None:
         """With `decay` a the t-th round with drafts steps by max(step, (t + 10)^−a), as in Theorem 1.
 
-        Where α̂ drifts to the prior the step is then idle_step/(1 + k/10) after k rounds without drafts: who
-        was thought hopeless by bad luck is tried again, time and again, yet ever more rarely.
+        Then α̂ is doubted only after thirty rounds without a draft in a row, since who drafts now and then has
+        evidence enough, and by idle_step/(1 + k/10) after k such rounds in all: who was thought hopeless by
+        bad luck is tried again, time and again, yet ever more rarely.
         """
         _check_decay(decay)
         for name, value in (("step", step), ("idle_step", idle_step)):
@@ -140,22 +139,20 @@ class AcceptanceEstimator(_Smoothed):
         clients, (sums, counts) = by_client(rows, ratio_sums, drafted, distinct=distinct)
         old = self._estimate[clients]
         if self._decay is None and counts.min(initial=1) > 0:
-            self._idle_run[clients] = 0
             new = old + self._step * (sums / counts - old)
         else:
             seen = counts > 0
             step: float | Floats = self._step
             idle_step: float | Floats = self._idle_step
-            run = np.where(seen, 0, self._idle_run[clients] + 1)
-            self._idle_run[clients] = run
             if self._decay is not None:
                 self._updates[clients] += seen
                 self._idle_rounds[clients] += ~seen
                 step = np.maximum(step, (self._updates[clients] + 10) ** -self._decay)
-                idle_step = idle_step / (1 + self._idle_rounds[clients] / 10)
+                run = np.where(seen, 0, self._idle_run[clients] + 1)
+                self._idle_run[clients] = run
+                idle_step = np.where(run > _PATIENCE, idle_step / (1 + self._idle_rounds[clients] / 10), 0)
             goal = np.where(seen, sums / np.maximum(counts, 1), self._prior)
-            forgets = np.where(run > _PATIENCE, idle_step, 0.0)
-            new = old + np.where(seen, step, forgets) * (goal - old)
+            new = old + np.where(seen, step, idle_step) * (goal - old)
         self._estimate[clients] = np.minimum(np.maximum(new, FLOOR), CEILING)
 
     @staticmethod

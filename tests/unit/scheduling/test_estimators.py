@@ -32,10 +32,9 @@ def idle(estimator, rounds):
     return float(estimator.estimates(ROW)[0])
 
 
-def test_after_thirty_rounds_without_drafts_a_low_estimate_drifts_slowly_back_to_the_prior():
+def test_without_drafts_a_low_estimate_drifts_slowly_back_to_the_prior():
     estimator = acceptance(prior=0.6, idle_step=0.01)
     estimator.add(0, 0.02)
-    assert idle(estimator, 30) == 0.02
     assert idle(estimator, 1) == pytest.approx(0.02 + 0.01 * 0.58)
     assert idle(estimator, 1000) == pytest.approx(0.6, abs=1e-3)
 
@@ -46,9 +45,8 @@ def test_an_idle_step_of_zero_holds_the_estimate():
     assert idle(estimator, 100) == 0.3
 
 
-@pytest.mark.parametrize("decay", [None, 0.9])
-def test_who_drafts_every_second_round_is_not_drawn_to_the_prior(decay):
-    estimator = acceptance(step=0.1 if decay is None else 0.0, decay=decay, prior=0.6)
+def test_with_decaying_steps_who_drafts_every_second_round_is_not_drawn_to_the_prior():
+    estimator = acceptance(step=0.0, decay=0.9, prior=0.6)
     for _ in range(5000):
         estimator.update(ROW, np.array([0.24]), np.array([1]))
         idle(estimator, 1)
