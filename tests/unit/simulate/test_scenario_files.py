@@ -66,7 +66,11 @@ def test_the_issue_scenarios_are_all_there():
             {"estimator": "adaptive", "step": 0.2, "idleStep": 0.1},
             "the adaptive estimator has no use for idleStep, step",
         ),
-        (["allocators", 1, "acceptance"], {"estimator": "oracle", "byPosition": True}, "no use for byPosition"),
+        (
+            ["allocators", 1, "acceptance"],
+            {"estimator": "oracle", "byPosition": True},
+            "no use for byPosition",
+        ),
         (["cells"], {"count": 3}, "cells.count is more than there are clients"),
         (["churn"], {"meanStaySeconds": 0, "meanAwaySeconds": 1}, "churn.meanStaySeconds: 0 is too small"),
     ],
