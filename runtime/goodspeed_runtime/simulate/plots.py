@@ -20,10 +20,12 @@ _STYLE = {
     "axes.spines.top": False,
     "font.size": 9,
     "grid.alpha": 0.3,
+    "path.simplify_threshold": 0.4,
     "legend.frameon": False,
+    "svg.fonttype": "none",
     "svg.hashsalt": "goodspeed",
 }
-_COLOURS = ("#888888", "#c08a2d", "#1f6fb4", "#2a9d5c", "#b3367a", "#6a4fb3", "#c9422e")
+_COLOURS = ("#888888", "#c08a2d", "#1f6fb4", "#2a9d5c", "#b3367a", "#6a4fb3", "#c9422e", "#111111")
 _MOST_PANELS = 9
 
 
@@ -141,8 +143,12 @@ def _time_split(comparison: Comparison, played: Sequence[Played], axis: Axes) ->
 
 
 def _tracking(comparison: Comparison, played: Sequence[Played], axis: Axes) -> None:
-    """Regret: the share of equation 5's best value that grants missed, averaged since the start."""
-    for each in played:
+    """Regret: the share of equation 5's best value that grants missed, averaged since the start.
+
+    Baselines that look at no estimate miss so much that nothing else would show; they are left out.
+    """
+    blind = {"fixed", "best-fixed", "random"}
+    for each in [each for each in played if each.player.allocator not in blind] or played:
         moments = each.ledger.moments
         regret = np.cumsum([m.regret for m in moments]) / np.arange(1, len(moments) + 1)
         axis.plot(
