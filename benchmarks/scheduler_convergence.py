@@ -28,7 +28,8 @@ from goodspeed_runtime.scheduling.estimators import AcceptanceEstimator, Goodput
 from goodspeed_runtime.scheduling.gradient import GradientAllocator
 from goodspeed_runtime.scheduling.ledger import Ledger
 from goodspeed_runtime.scheduling.population import Clients
-from goodspeed_runtime.scheduling.simulator import Cell, Rules
+from goodspeed_runtime.scheduling.rules import Rules
+from goodspeed_runtime.scheduling.simulator import Cell
 from goodspeed_runtime.scheduling.timing import VerificationCost
 from goodspeed_runtime.scheduling.utility import AlphaFair
 

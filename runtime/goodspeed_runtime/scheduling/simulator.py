@@ -6,7 +6,7 @@ they are.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,39 +18,11 @@ from goodspeed_runtime.scheduling.gradient import GradientAllocator
 from goodspeed_runtime.scheduling.grants import member_grants
 from goodspeed_runtime.scheduling.ledger import Ledger, Moment
 from goodspeed_runtime.scheduling.population import Changes, Clients
+from goodspeed_runtime.scheduling.rules import Rules
 from goodspeed_runtime.scheduling.survival import SurvivalEstimator
-from goodspeed_runtime.scheduling.timing import Timing, VerificationCost
-from goodspeed_runtime.scheduling.utility import AlphaFair
+from goodspeed_runtime.scheduling.timing import Timing
 
 _BLOCK = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How a cell runs its rounds.
-
-    Attributes:
-        budget: C, draft tokens in flight.
-        verification: T_V.
-        utility: U, for the allocator's regret and the curves.
-        barrier: Every round waits for every client, as in the paper; else it takes the drafts that have
-            arrived.
-        per_second: Goodput estimates are in tokens per second rather than per round.
-        omniscient: The allocator is given the true α, and how it fades along a draft.
-        warm_up_rounds: Rounds that the ledger's sums leave out.
-        every: Rounds between two moments of the curves; 0 draws none.
-        grants_timing: The allocator is given draft and link times.
-    """
-
-    budget: int
-    verification: VerificationCost
-    utility: AlphaFair
-    barrier: bool = True
-    per_second: bool = False
-    omniscient: bool = False
-    warm_up_rounds: int = 0
-    every: int = 0
-    grants_timing: bool = False
 
 
 class Cell:

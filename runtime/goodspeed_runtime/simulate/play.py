@@ -19,7 +19,8 @@ from goodspeed_runtime.scheduling.gradient import GradientAllocator, SumThroughp
 from goodspeed_runtime.scheduling.ledger import Ledger
 from goodspeed_runtime.scheduling.per_second import PerSecondAllocator
 from goodspeed_runtime.scheduling.population import Clients
-from goodspeed_runtime.scheduling.simulator import Cell, Rules
+from goodspeed_runtime.scheduling.rules import Rules
+from goodspeed_runtime.scheduling.simulator import Cell
 from goodspeed_runtime.scheduling.survival import SurvivalEstimator
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast
