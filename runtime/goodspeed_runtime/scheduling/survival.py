@@ -3,6 +3,7 @@
 Acceptance often falls or rises along a draft, and what is accepted need not be what the soft ratio promises.
 Each position has a factor on the client's α̂. Where its tests are many they decide the factor; where they
 are few it stays near what the positions before it say, and without any near 1, which is the geometric model.
+A client whose acceptance rises along its drafts keeps the geometric model.
 """
 
 import numpy as np
@@ -54,14 +55,19 @@ class SurvivalEstimator:
 
     def survival(self, rows: Integers, acceptance: Floats) -> Floats:
         """Float64 `[m, longest]`, falling: the chance that positions 0..s all pass, given α̂ `[m]`."""
-        factors = np.empty((len(rows), self._longest))
+        all_accepted, all_promised = self._accepted[rows], self._promised[rows]
         factors = np.empty((len(rows), self._longest))
         guess = before = np.ones(len(rows))
         for place in range(self._longest):
-            accepted, promised = self._accepted[rows, place], self._promised[rows, place]
+            accepted, promised = all_accepted[:, place], all_promised[:, place]
             factor = (accepted + _SHRINKAGE * guess) / (promised + _SHRINKAGE)
             factors[:, place] = factor
-            # A fall goes on beyond where it was seen; a rise is believed only where it was.
+            # A fall goes on beyond where it was seen.
             fall = np.clip(factor / before, _STEEPEST, 1) if place else 1.0
             guess, before = np.minimum(factor * fall, 1), factor
+        # Where acceptance rises, counts would make the first tokens look poor, and so keep a client from the
+        # later ones that are worth drafting: its mean, which the geometric model takes, does not.
+        later = all_accepted[:, 1:].sum(axis=1) * all_promised[:, 0]
+        rises = later > all_accepted[:, 0] * all_promised[:, 1:].sum(axis=1)
+        factors[rises] = 1
         return np.asarray(np.cumprod(np.minimum(acceptance[:, None] * factors, _MOST), axis=1))

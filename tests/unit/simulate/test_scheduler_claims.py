@@ -188,6 +188,8 @@ def test_ten_thousand_drafters_in_a_hundred_cells_gain_from_the_slow_loop():
 def test_counts_by_position_pay_where_acceptance_falls_and_cost_nothing_where_it_does_not():
     found = {(row.scenario, row.allocator): row.gain for row in played("positions").rows}
     assert found["positions/falling", "gradient, by position"] > 0.004
+    assert found["positions/mixed", "gradient, by position"] > 0.004
+    assert abs(found["positions/rising", "gradient, by position"]) < 0.003
     assert abs(found["positions/geometric", "gradient, by position"]) < 0.003
 
 
