@@ -5,8 +5,8 @@
 Everything runs in one thread. A figure is the best of its repeats on the wall's clock, and the mean of the
 processor's time, which other work on the machine hardly adds to. Acceptance, goodput, weights and caps are
 drawn at random; C is four times the number of clients. The hard ones: everybody alike, so that all gains are
-ties; goodput a million times apart; half of the clients worth nothing. Per second: drafts of at most 8 tokens, the
-deadline chosen every 8th time.
+ties; goodput a million times apart; half of the clients worth nothing. Per second: drafts of at most 8
+tokens, the deadline chosen every 8th time.
 """
 
 from __future__ import annotations
