@@ -84,7 +84,10 @@ def simulate(
         def report(what: str, done: int, total: int) -> None:
             progress.update(work, description=what, completed=done, total=total)
 
-        comparison = compare(chosen, rounds=rounds, seed=seed, report=report)
+        try:
+            comparison = compare(chosen, rounds=rounds, seed=seed, report=report)
+        except ScenarioError as error:
+            raise _fail(str(error)) from error
     console_of_width = console if console.is_terminal else Console(width=170, highlight=False)
     console_of_width.print(_table(comparison.rows))
     if json is not None:

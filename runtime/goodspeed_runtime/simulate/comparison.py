@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast, cast
 from goodspeed_runtime.simulate.fleet import FleetMoment, play_fleet
+from goodspeed_runtime.simulate.loading import ScenarioError
 from goodspeed_runtime.simulate.play import Progress, play
 from goodspeed_runtime.simulate.results import Played, Row, rows_of
 from goodspeed_runtime.simulate.scenario import Case, Player, Scenario
@@ -33,7 +34,11 @@ class Comparison:
 def compare(
     scenario: Scenario, *, rounds: int | None = None, seed: int | None = None, report: Report | None = None
 ) -> Comparison:
-    """Plays the scenario; `report` hears what is being played, how many rounds are done, and of how many."""
+    """Plays the scenario; `report` hears what is being played, how many rounds are done, and of how many.
+
+    Raises:
+        ScenarioError: A run came to its end before its warm-up did.
+    """
     changed = {"rounds": rounds or scenario.rounds, "seed": scenario.seed if seed is None else seed}
     scenario = scenario.model_copy(update=changed)
     total = len(scenario.cases) * len(scenario.allocators) * scenario.rounds
@@ -63,6 +68,11 @@ def _play(scenario: Scenario, case: Case, player: Player, them: Cast, progress: 
     else:
         ledger, fleet = play_fleet(
             scenario, case, player, them, cells, rounds=rounds, seed=seed, progress=progress
+        )
+    if not ledger.round_seconds:
+        raise ScenarioError(
+            f"{case.name}: {player.name} played no round after warm-up; "
+            "raise seconds, lower warmUpShare, or let more clients be present"
         )
     figures = ledger.figures(
         weights=them.population.weights,

@@ -151,6 +151,23 @@ def test_what_it_cannot_do_it_says(arguments, words):
     assert words in result.output
 
 
+@pytest.mark.parametrize(
+    ("scenario", "change"),
+    [
+        ("stragglers", {"seconds": 0.5}),
+        ("scale", {"seconds": 0.5}),
+        ("churn", {"churn": {"meanStaySeconds": 0.1, "meanAwaySeconds": 3000}}),
+    ],
+)
+def test_a_run_that_ends_before_its_warm_up_says_what_to_change(tmp_path, scenario, change):
+    file = tmp_path / "short.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(preset_text(scenario)) | change))
+    result = simulate("-f", file, "--rounds", 50)
+    assert result.exit_code == 2, result.output
+    assert "played no round after warm-up" in result.output
+    assert "raise seconds" in result.output
+
+
 def test_the_published_gains_stand_beside_ours(tmp_path):
     result = simulate("--rounds", 20, "--json", tmp_path / "it.json")
     rows = {(r["scenario"], r["allocator"]): r for r in json.loads((tmp_path / "it.json").read_text())}
