@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -123,6 +124,7 @@ class PackedModel:
     Attributes:
         cache: keys and values; slots are acquired, released and rolled back there.
         vocabulary_size: columns of the logits.
+        token_ids: None: column i of the logits is id i.
     """
 
     def __init__(self, loaded: Loaded, *, slots: int, max_context: int) -> None:
@@ -143,6 +145,7 @@ class PackedModel:
         first = next(self._module.parameters())
         self.device: torch.device = first.device
         self.vocabulary_size = int(self._module.get_input_embeddings().num_embeddings)
+        self.token_ids: npt.NDArray[np.int32] | None = None
         self.cache = KVCache(
             [layer.shape for layer in layers],
             slots=slots,

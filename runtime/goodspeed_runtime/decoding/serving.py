@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class ServedModel(Protocol):
 
     cache: KVCache
     vocabulary_size: int
+    token_ids: npt.NDArray[np.int32] | None
     device: torch.device
 
     @property
@@ -36,7 +39,10 @@ class ServedModel(Protocol):
         """Gives a slot back."""
 
     def forward(self, segments: Sequence[Segment]) -> Tensor:
-        """Feeds all segments; float32 ``[rows, vocabulary]``, valid until the next pass."""
+        """Feeds all segments; float32 ``[rows, vocabulary]``, valid until the next pass.
+
+        Where ``token_ids`` are given, column i is the logit of the i-th of them, and there are no others.
+        """
 
 
 def serve(
@@ -46,6 +52,7 @@ def serve(
     max_context: int,
     max_tokens: int,
     max_rows: int,
+    token_ids: npt.NDArray[np.int32] | None = None,
 ) -> ServedModel:
     """Allocates what a model needs to be served.
 
@@ -55,6 +62,8 @@ def serve(
         max_context: most tokens of one sequence.
         max_tokens: most tokens of one pass.
         max_rows: most rows of logits of one pass.
+        token_ids: int32, rising: the only ids whose logits matter. Models may compute the others all the
+            same: what they do is in their ``token_ids``.
 
     Raises:
         UnsupportedModelError: the family cannot be served at all.
@@ -63,7 +72,7 @@ def serve(
     place = PackedModel.check(loaded, max_context).type
     try:
         if place == "cpu":
-            return CPUModel(loaded, slots=slots, max_context=max_context)
+            return CPUModel(loaded, slots=slots, max_context=max_context, token_ids=token_ids)
         if place == "cuda":
             # Triton comes with CUDA builds of torch only.
             from goodspeed_runtime.decoding.fused.model import FusedModel

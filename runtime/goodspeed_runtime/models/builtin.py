@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 DATA = Path(__file__).parent / "data"
+PROPOSALS = DATA / "smollm2-135m-proposals.npy"
+"""What all of them propose; see `proposals`."""
 
 
 def builtin_file(uri: ModelURI) -> Path:

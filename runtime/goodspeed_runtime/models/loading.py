@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from goodspeed_runtime.models.builtin import builtin_file, load_drafter
+from goodspeed_runtime.models.builtin import PROPOSALS, builtin_file, load_drafter
 from goodspeed_runtime.models.dtype import Device, DType, choose_dtype
 from goodspeed_runtime.models.fingerprint import fingerprint_of
 from goodspeed_runtime.models.folder import Report, silent
+from goodspeed_runtime.models.proposals import read_proposals
 from goodspeed_runtime.models.resolve import resolve
 from goodspeed_runtime.models.uri import ModelNotFoundError, ModelURI, Scheme
 
@@ -26,6 +29,7 @@ class LoadedModel:
         fingerprint: of its weights.
         dtype: it runs in.
         device: it runs on.
+        proposals: int32, rising: the only ids that it should propose as a drafter; None for all.
     """
 
     uri: ModelURI
@@ -33,6 +37,7 @@ class LoadedModel:
     fingerprint: str
     dtype: torch.dtype
     device: torch.device
+    proposals: npt.NDArray[np.int32] | None = None
 
 
 def choose_device(device: Device) -> torch.device:
@@ -69,7 +74,7 @@ def load_model(
 
     Raises:
         ModelNotFoundError: there is no such model, or a built-in drafter lacks its target.
-        ValueError: no such device, or files that are no safetensors.
+        ValueError: no such device, or files that are no safetensors or no list of ids.
     """
     place = choose_device(device)
     kind: torch.dtype = getattr(torch, choose_dtype(dtype, place.type))
@@ -82,7 +87,8 @@ def load_model(
         module = load_drafter(
             path, resolve(target, cache=cache, report=report).path, dtype=kind, device=place
         )
-        return LoadedModel(uri, module, fingerprint_of([path]), kind, place)
+        shipped = read_proposals(PROPOSALS, module.config.vocab_size)
+        return LoadedModel(uri, module, fingerprint_of([path]), kind, place, shipped)
 
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -99,4 +105,6 @@ def load_model(
         folder, dtype=kind, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     module = module.to(place).eval().requires_grad_(requires_grad=False)
-    return LoadedModel(uri, module, fingerprint_of(weights), kind, place)
+    listed = folder / "proposals.npy"
+    proposals = read_proposals(listed, module.config.vocab_size) if listed.is_file() else None
+    return LoadedModel(uri, module, fingerprint_of(weights), kind, place, proposals)

@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -83,3 +84,24 @@ def test_a_prepacked_matrix_multiplies_like_a_plain_one():
     generator = torch.Generator().manual_seed(2)
     weight, bias, x = (torch.randn(shape, generator=generator) for shape in ((70, 33), (70,), (5, 33)))
     torch.testing.assert_close(PrepackedLinear(weight, bias)(x), x @ weight.T + bias)
+
+
+def test_only_the_logits_that_matter_are_computed():
+    ids = np.array([3, 4, 50, 89], dtype=np.int32)
+    segment = Segment(0, 0, [5, 6, 7], 2)
+    every, some = (
+        served(build()),
+        serve(
+            SimpleNamespace(module=build()),
+            slots=2,
+            max_context=32,
+            max_tokens=32,
+            max_rows=32,
+            token_ids=ids,
+        ),
+    )
+    for model in (every, some):
+        model.acquire()
+    assert every.token_ids is None
+    assert some.token_ids is ids
+    torch.testing.assert_close(some.forward([segment]), every.forward([segment])[:, ids])

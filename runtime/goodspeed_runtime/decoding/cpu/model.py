@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, silu
@@ -42,17 +44,26 @@ class CPUModel:
 
     Attributes:
         cache: keys and values; slots are acquired, released and rolled back there.
-        vocabulary_size: columns of the logits.
+        vocabulary_size: ids that may be fed.
+        token_ids: int32, rising: the id of each column of the logits; None where column i is id i.
         device: the CPU.
     """
 
-    def __init__(self, loaded: Loaded, *, slots: int, max_context: int) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        slots: int,
+        max_context: int,
+        token_ids: npt.NDArray[np.int32] | None = None,
+    ) -> None:
         """Lays the matrices out, a layer at a time, and allocates the cache.
 
         Args:
             loaded: the model, on the CPU and in its dtype.
             slots: how many sequences it can hold.
             max_context: most tokens of one sequence.
+            token_ids: the only ids whose logits are wanted, rising; the others' are not computed.
 
         Raises:
             NotFusableError: the general path has to run this model. It is untouched.
@@ -67,7 +78,10 @@ class CPUModel:
         for module in loaded.module.model.layers:
             self._layers.append(_prepacked(layers.pop(0)))
             _empty(module)
-        self._head = PrepackedLinear(weights.head)
+        self.token_ids = token_ids
+        self._head = PrepackedLinear(
+            weights.head if token_ids is None else weights.head[torch.from_numpy(token_ids)]
+        )
         # The angles as both halves of a head use them, the sign of the turned half within the sine.
         self._cosine = torch.cat((weights.cosine, weights.cosine), -1)
         self._sine = torch.cat((-weights.sine, weights.sine), -1)

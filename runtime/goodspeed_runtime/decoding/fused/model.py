@@ -10,6 +10,8 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,6 +47,7 @@ class FusedModel:
     Attributes:
         cache: keys and values; slots are acquired, released and rolled back there.
         vocabulary_size: columns of the logits.
+        token_ids: None: column i of the logits is id i.
         device: of the weights.
     """
 
@@ -72,6 +75,7 @@ class FusedModel:
         weights = take_apart(loaded.module, max_context)
         self.device = weights.embedding.device
         self.vocabulary_size = weights.embedding.shape[0]
+        self.token_ids: npt.NDArray[np.int32] | None = None
         self.cache = KVCache(
             [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(weights.layers),
             slots=slots,
