@@ -7,6 +7,8 @@ the host, roll back. How many drafted tokens stand is drawn by a seeded coin of 
 given acceptance (synthetic: random weights accept nothing), the test itself is run
 and timed all the same. The floor is every weight and every cached key and value
 read once, at the bandwidth of a large device-to-device copy measured in this run.
+Beside it stands the arithmetic of the matrix products at the rate of a large one
+measured in this run: where it is the longer, bandwidth is not what binds.
 
     python benchmarks/gpu_verifier.py --shape 8b --json build/gpu_verifier.json
 """
@@ -73,6 +75,7 @@ class Row:
     round_ms: float
     p95_round_ms: float
     floor_ms: float
+    arithmetic_ms: float
     ratio: float
     device_idle: float
     host_ms: float
@@ -93,6 +96,21 @@ def copy_bandwidth() -> float:
         end.synchronize()
         seconds.append(start.elapsed_time(end) / 1e3)
     return 2 * source.numel() / min(seconds)
+
+
+def product_rate() -> float:
+    """Operations per second of the best of several large bf16 matrix products."""
+    size = 8192
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    seconds = []
+    for _ in range(8):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        torch.mm(left, right)
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return 2 * size**3 / min(seconds)
 
 
 @torch.inference_mode()
@@ -188,6 +206,7 @@ def measure(
     model: FusedModel,
     weights: int,
     bandwidth: float,
+    rate: float,
     cell: tuple[int, int, int],
     sampling: str,
     acceptance: float,
@@ -216,6 +235,7 @@ def measure(
         round_ms=1e3 * median,
         p95_round_ms=1e3 * float(np.quantile(seconds, 0.95)),
         floor_ms=1e3 * floor,
+        arithmetic_ms=1e3 * weights * sequences * (drafted + 1) / rate,
         ratio=median / floor,
         device_idle=max(0.0, 1 - rounds.busy() / median),
         host_ms=1e3 * (sum(seconds) - rounds.waited) / ROUNDS,
@@ -236,20 +256,20 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.exit(2, "gpu_verifier: torch sees no CUDA device here\n")
     console = Console(width=150)
-    bandwidth = copy_bandwidth()
+    bandwidth, rate = copy_bandwidth(), product_rate()
     # The larger shape leaves no room for long contexts of many sequences on 80 GB.
     grid = [cell for cell in GRID if options.shape == "8b" or cell[2] <= 1024]
     model, weights = build(options.shape, max(c for _, _, c in grid), max(s for s, _, _ in grid), 8)
-    rows = [measure(model, weights, bandwidth, cell, "greedy", options.acceptance) for cell in grid]
+    rows = [measure(model, weights, bandwidth, rate, cell, "greedy", options.acceptance) for cell in grid]
     rows += [
-        measure(model, weights, bandwidth, (sequences, 4, 1024), sampling, options.acceptance)
+        measure(model, weights, bandwidth, rate, (sequences, 4, 1024), sampling, options.acceptance)
         for sequences in (16, 64)
         for sampling in ("temperature 1", "top-p 0.9")
     ]
     alone = {(r.sequences, r.context): r.committed_per_second for r in rows if r.drafted == 0}
     table = Table(
         title=f"Qwen3-{options.shape} shape, bf16, {torch.cuda.get_device_name()}, "
-        f"copy {bandwidth / 1e9:.0f} GB/s"
+        f"copy {bandwidth / 1e9:.0f} GB/s, products {rate / 1e12:.0f} TFLOP/s"
     )
     for name in Row.__annotations__:
         table.add_column(name, justify="right")
@@ -265,6 +285,7 @@ def main() -> None:
                     "device": torch.cuda.get_device_name(),
                     "shape": options.shape,
                     "copy_bytes_per_second": bandwidth,
+                    "product_operations_per_second": rate,
                     "acceptance": options.acceptance,
                     "rows": [asdict(row) for row in rows],
                 },

@@ -7,6 +7,14 @@ import numpy as np
 import pytest
 import torch
 from tiny import llama
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+)
 
 from goodspeed_runtime.decoding.noise import uniform, uniform_tensor
 from goodspeed_runtime.decoding.packed import PackedModel, Segment
@@ -29,6 +37,24 @@ def models():
     return PackedModel(plain, slots=4, max_context=64), PackedModel(cuda, slots=4, max_context=64)
 
 
+GEMMAS = {
+    "Gemma": (GemmaForCausalLM, GemmaConfig, {}),
+    "Gemma 2": (Gemma2ForCausalLM, Gemma2Config, {"sliding_window": 9, "attn_logit_softcapping": 2.0}),
+    "Gemma 3": (Gemma3ForCausalLM, Gemma3TextConfig, {"sliding_window": 9}),
+}
+
+
+def gemma(family):
+    model, config, options = GEMMAS[family]
+    torch.manual_seed(1)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    module = model(config(**sizes, **heads, **options, initializer_range=0.3, pad_token_id=0)).eval().cuda()
+    if "attn_logit_softcapping" in options:
+        module.set_attn_implementation("eager")  # some releases choose one that leaves the cap out
+    return module
+
+
 def rounds():
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (4, 64))
     yield [Segment(0, 0, tokens[0, :40], 1), Segment(2, 0, tokens[2, :9], 1)]
@@ -49,6 +75,26 @@ def test_packed_passes_agree_with_the_cpu():
     cpu, cuda = models()
     for segments in rounds():
         torch.testing.assert_close(cuda.forward(segments).cpu(), cpu.forward(segments), atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("family", GEMMAS)
+def test_families_without_fused_layers_give_the_plain_models_logits(family):
+    plain = gemma(family)
+    packed = PackedModel(SimpleNamespace(module=gemma(family)), slots=3, max_context=64)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 50))
+    held = [0, 0, 0]
+    for counts in ((40, 9, 1), (5, 5, 5), (1, 8, 3)):
+        fed = [
+            tokens[slot, at : at + count] for slot, (at, count) in enumerate(zip(held, counts, strict=True))
+        ]
+        logits = packed.forward([Segment(slot, held[slot], ids, len(ids)) for slot, ids in enumerate(fed)])
+        expected = []
+        for slot, count in enumerate(counts):
+            held[slot] += count
+            ids = torch.from_numpy(tokens[slot : slot + 1, : held[slot]]).cuda()
+            with torch.inference_mode():
+                expected.append(plain(input_ids=ids).logits[0, -count:].float())
+        torch.testing.assert_close(logits, torch.cat(expected), atol=3e-4, rtol=3e-4)
 
 
 def test_verdicts_and_proposals_are_those_of_the_cpu():

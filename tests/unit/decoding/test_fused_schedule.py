@@ -4,17 +4,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodspeed_runtime.decoding.fused.schedule import TILE, Capacity, lay_out
+from goodspeed_runtime.decoding.fused.schedule import NUMBERS, TILE, Capacity, describe, lay_out
 from goodspeed_runtime.decoding.round import Segment
 
 CAPACITY = Capacity(tokens=120, rows=60, segments=6, max_context=1500)
 
 
 def laid_out(segments, padded):
-    spans = CAPACITY.spans()
-    table = np.full(max(span.stop for span in spans.values()), 77, dtype=np.int32)
-    columns = {name: table[span] for name, span in spans.items()}
+    columns = views(CAPACITY.derived())
     return lay_out(segments, CAPACITY, padded, columns), columns
+
+
+def views(places):
+    table = np.full(max(place.stop for place in places.values()), 77, dtype=np.int32)
+    return {name: table[place] for name, place in places.items()}
 
 
 @st.composite
@@ -38,7 +41,6 @@ def test_each_token_meets_exactly_the_chunks_up_to_its_own_position(segments):
     packed = [(s, offset) for s in segments for offset in range(len(s.tokens))]
     for token, (segment, offset) in enumerate(packed):
         position = segment.start + offset
-        assert c["token_ids"][token] == segment.tokens[offset]
         assert c["positions"][token] == position
         assert c["rows"][token] == segment.slot * CAPACITY.max_context + position
         mine = slice(c["token_pair"][token], c["token_pair"][token] + c["token_splits"][token])
@@ -67,3 +69,16 @@ def test_no_batch_needs_more_tiles_or_pairs_than_the_capacity_says(segments):
     _, c = laid_out(segments, CAPACITY.tokens)
     assert c["pairs"][0] <= CAPACITY.pairs
     assert max(c["pair_tile"][: c["pairs"][0]]) < CAPACITY.tiles
+
+
+@given(batches())
+def test_four_numbers_a_segment_and_the_tokens_travel(segments):
+    columns, ids = views(CAPACITY.sent()), np.concatenate([s.tokens for s in segments])
+    padded = min(ids.size + 5, CAPACITY.tokens)
+    describe(segments, ids, padded, columns)
+    numbers = columns["segments"].reshape(-1, NUMBERS)
+    assert numbers[: len(segments)].tolist() == [
+        [len(s.tokens), s.start, s.slot, s.logit_rows] for s in segments
+    ]
+    assert not numbers[len(segments) :].any()
+    assert columns["token_ids"][:padded].tolist() == ids.tolist() + [0] * (padded - ids.size)

@@ -1,44 +1,55 @@
 """One pass of a fused decoder over static buffers, ready to be captured.
 
 Every tensor a pass touches is allocated here once, so a captured graph can be
-replayed for ever. What travels from the host is one array (`schedule`); which
+replayed for ever. What travels from the host is one small array (`schedule`); which
 graph is replayed is `model`'s concern.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from goodspeed_runtime.decoding.fused import kernels
+from goodspeed_runtime.decoding.fused import kernels, layout_kernels
+from goodspeed_runtime.decoding.fused.products import EAGER, MOST_TOKENS, PATIENT, Product, fits
 from goodspeed_runtime.decoding.fused.schedule import SPLITS, TILE, Capacity
 from goodspeed_runtime.decoding.fused.weights import DecoderWeights, LayerWeights
 from goodspeed_runtime.decoding.kv_cache import KVCache
 
 _PROGRAMS_EACH = 2
 """Attention programs for each multiprocessor: one loads while the other multiplies."""
-_CONTEXT_BLOCK = 32
+_CONTEXT_BLOCK = 64
+_USUAL_KEY_BYTES = 256
+_FETCHED = 64
+"""Positions that an attention program asks for before the pass's own keys and queries exist."""
 _HEADS_BLOCK = 8
 _GATE_BLOCK = 1024
+_LAYOUT_BLOCK = 16
 
 
 class Decoder:
     """The layers, their buffers and the columns that tell them what to do.
 
     Attributes:
-        columns: int32, device side of the schedule, by name.
+        sent: int32, what the host writes before each pass (`Capacity.sent`).
+        columns: int32, that and what is derived from it, by name.
         logits: float32 ``[capacity.rows, vocabulary]``.
     """
 
     def __init__(self, weights: DecoderWeights, cache: KVCache, capacity: Capacity) -> None:
         self._weights, self._cache, self._capacity = weights, cache, capacity
         device, dtype = weights.embedding.device, weights.embedding.dtype
-        spans = capacity.spans()
-        self.table = torch.zeros(max(s.stop for s in spans.values()), dtype=torch.int32, device=device)
-        self.columns = {name: self.table[span] for name, span in spans.items()}
+        sent, derived = capacity.sent(), capacity.derived()
+        self.sent, self._derived = (
+            torch.zeros(max(s.stop for s in places.values()), dtype=torch.int32, device=device)
+            for places in (sent, derived)
+        )
+        self.columns = {name: self.sent[place] for name, place in sent.items()}
+        self.columns |= {name: self._derived[place] for name, place in derived.items()}
         self._group = triton.next_power_of_2(weights.heads // weights.kv_heads)
         # The matrix unit takes 16 rows at least.
         self._group = max(self._group, 16 // TILE)
@@ -47,8 +58,9 @@ class Decoder:
             torch.cuda.get_device_properties(device).multi_processor_count * _PROGRAMS_EACH if on_cuda else 4
         )
         self._precision = "ieee" if dtype == torch.float32 else "tf32"
-        # The products of a layer in float32 fit half as many stages.
-        self._stages = 2 if dtype == torch.float32 else 3
+        # Wide keys fill shared memory twice as fast.
+        wide = weights.head_size * dtype.itemsize > _USUAL_KEY_BYTES
+        self._block, self._stages = (_CONTEXT_BLOCK // 2, 2) if wide else (_CONTEXT_BLOCK, 3)
 
         def buffer(*shape: int, kind: torch.dtype = dtype) -> Tensor:
             return torch.zeros(*shape, dtype=kind, device=device)
@@ -67,21 +79,34 @@ class Decoder:
         self._partial_log = buffer(capacity.pairs, w.kv_heads, lines, kind=torch.float32)
         self._chosen = buffer(capacity.rows, w.hidden)
         self.logits = buffer(capacity.rows, w.head.shape[0], kind=torch.float32)
+        # Launching early needs Hopper, and pays where the products do it too.
+        self._streamed = [
+            _Streamed.of(layer, self._normed, self._attended, self._gated) for layer in w.layers
+        ]
+        self._early = bool(self._streamed) and self._streamed[0] is not None
 
     def run(self, tokens: int) -> None:
         """Feeds the scheduled tokens, padded to ``tokens``, through every layer; logits come from `head`."""
         w = self._weights
+        self._lay_out(tokens)
         torch.index_select(w.embedding, 0, self.columns["token_ids"][:tokens], out=self._residual[:tokens])
         for index, layer in enumerate(w.layers):
+            streamed = self._streamed[index] if tokens <= MOST_TOKENS else None
             self._norm(tokens, layer.input_norm, add=index > 0)
-            self._attention(tokens, index, layer)
+            self._project(tokens, layer, streamed)
+            self._attend(tokens, index, layer)
+            delta = self._delta[:tokens]
+            if streamed is None:
+                torch.mm(self._attended[:tokens], layer.output.t(), out=delta)
+            else:
+                streamed.output.into(delta, tokens)
             self._norm(tokens, layer.post_norm, add=True)
-            both, gated = self._both[:tokens], self._gated[:tokens]
-            torch.mm(self._normed[:tokens], layer.gate_up.t(), out=both)
-            kernels.gate[(tokens, triton.cdiv(w.intermediate, _GATE_BLOCK))](
-                both, gated, w.intermediate, _GATE_BLOCK
-            )
-            torch.mm(gated, layer.down.t(), out=self._delta[:tokens])
+            if streamed is None:
+                self._gate(tokens, layer)
+                torch.mm(self._gated[:tokens], layer.down.t(), out=delta)
+            else:
+                streamed.gate_up.into(self._gated[:tokens], tokens)
+                streamed.down.into(delta, tokens)
         self._norm(tokens, w.norm, add=True)
 
     def head(self, rows: int) -> None:
@@ -92,6 +117,24 @@ class Decoder:
             torch.mm(chosen, self._weights.head.t(), out=logits)
         else:
             torch.mm(chosen, self._weights.head.t(), out_dtype=torch.float32, out=logits)
+
+    def _lay_out(self, tokens: int) -> None:
+        c, capacity = self.columns, self._capacity
+        layout_kernels.lay_out[(triton.cdiv(tokens, _LAYOUT_BLOCK),)](
+            c["segments"],
+            *(self._derived[place] for place in capacity.derived().values()),
+            tokens,
+            capacity.tiles,
+            capacity.rows,
+            capacity.max_context,
+            capacity.segments,
+            triton.next_power_of_2(capacity.segments),
+            TILE,
+            capacity.chunk,
+            SPLITS,
+            _LAYOUT_BLOCK,
+            num_warps=4,
+        )
 
     def _norm(self, tokens: int, weight: Tensor, *, add: bool) -> None:
         hidden = self._weights.hidden
@@ -104,22 +147,34 @@ class Decoder:
             hidden,
             triton.next_power_of_2(hidden),
             add,
+            self._early,
             num_warps=8,
+            launch_pdl=self._early,
         )
 
-    def _attention(self, tokens: int, index: int, layer: LayerWeights) -> None:
-        w, columns = self._weights, self.columns
-        projected = self._projected[:tokens]
-        if layer.query_key_value_bias is None:
-            torch.mm(self._normed[:tokens], layer.query_key_value.t(), out=projected)
+    def _gate(self, tokens: int, layer: LayerWeights) -> None:
+        width, both = self._weights.intermediate, self._both[:tokens]
+        torch.mm(self._normed[:tokens], layer.gate_up.t(), out=both)
+        kernels.gate[(tokens, triton.cdiv(width, _GATE_BLOCK))](
+            both, self._gated, width, _GATE_BLOCK, self._early, launch_pdl=self._early
+        )
+
+    def _project(self, tokens: int, layer: LayerWeights, streamed: _Streamed | None) -> None:
+        normed, projected = self._normed[:tokens], self._projected[:tokens]
+        bias, matrix = layer.query_key_value_bias, layer.query_key_value.t()
+        if bias is not None:
+            torch.addmm(bias, normed, matrix, out=projected)
+        elif streamed is None:
+            torch.mm(normed, matrix, out=projected)
         else:
-            torch.addmm(
-                layer.query_key_value_bias, self._normed[:tokens], layer.query_key_value.t(), out=projected
-            )
+            streamed.query_key_value.into(projected, tokens)
+
+    def _attend(self, tokens: int, index: int, layer: LayerWeights) -> None:
+        w, columns = self._weights, self.columns
         keys, values = self._cache.keys[index], self._cache.values[index]
         heads = w.heads + 2 * w.kv_heads
         kernels.rotate_and_store[(tokens, triton.cdiv(heads, _HEADS_BLOCK))](
-            projected,
+            self._projected,
             columns["positions"],
             columns["rows"],
             w.cosine,
@@ -135,7 +190,9 @@ class Decoder:
             w.head_size // 2,
             _HEADS_BLOCK,
             layer.query_norm is not None,
+            self._early,
             num_warps=2,
+            launch_pdl=self._early,
         )
         shape = (w.heads, w.kv_heads, w.head_size, TILE, self._group)
         kernels.attend[(self._programs,)](
@@ -156,13 +213,16 @@ class Decoder:
             self._capacity.max_context,
             *shape,
             self._capacity.chunk,
-            _CONTEXT_BLOCK,
+            self._block,
             layer.window is not None,
             self._precision,
             self._stages,
+            _FETCHED,
+            self._early,
             num_warps=4,
+            launch_pdl=self._early,
         )
-        kernels.combine[(tokens, w.heads)](
+        kernels.combine[(tokens, w.kv_heads)](
             self._partial,
             self._partial_log,
             columns["token_pair"],
@@ -170,7 +230,29 @@ class Decoder:
             columns["token_line"],
             self._attended,
             *shape,
-            SPLITS,
+            self._early,
             num_warps=1,
+            launch_pdl=self._early,
         )
-        torch.mm(self._attended[:tokens], layer.output.t(), out=self._delta[:tokens])
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """The products of one layer for passes of a few tokens."""
+
+    query_key_value: Product
+    output: Product
+    gate_up: Product
+    down: Product
+
+    @classmethod
+    def of(cls, layer: LayerWeights, normed: Tensor, attended: Tensor, gated: Tensor) -> _Streamed | None:
+        """Describes the matrices; None where the card or a shape does not fit."""
+        if not all(map(fits, (layer.query_key_value, layer.output, layer.gate_up, layer.down))):
+            return None
+        return cls(
+            Product(layer.query_key_value, normed, ahead=PATIENT),
+            Product(layer.output, attended, ahead=PATIENT),
+            Product(layer.gate_up, normed, gated=True, ahead=PATIENT),
+            Product(layer.down, gated, ahead=EAGER),
+        )

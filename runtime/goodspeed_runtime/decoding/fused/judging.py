@@ -13,8 +13,8 @@ from goodspeed_runtime.decoding.fused import judging_kernels as kernels
 from goodspeed_runtime.decoding.transfer import to_device
 from goodspeed_runtime.decoding.verification import Request, Verdicts
 
-_BLOCK = 4096
-_WARPS = 8
+_BLOCK = 8192
+_WARPS = 16
 
 
 @torch.inference_mode()

@@ -13,6 +13,14 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _after_predecessor(EARLY: tl.constexpr):
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
 
 
 @triton.jit
@@ -25,6 +33,7 @@ def add_norm(
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Residual += delta; normed = RMSNorm(residual) * weight; one program a token.
 
@@ -33,6 +42,8 @@ def add_norm(
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < HIDDEN
+    gain = tl.load(weight + columns, mask=inside, other=0.0)
+    _after_predecessor(EARLY)
     at = token * HIDDEN + columns
     dtype = residual.dtype.element_ty
     value = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
@@ -42,7 +53,6 @@ def add_norm(
         value = value.to(dtype).to(tl.float32)
         tl.store(residual + at, value, mask=inside)
     scale = tl.rsqrt(tl.sum(value * value, 0) / HIDDEN + epsilon)
-    gain = tl.load(weight + columns, mask=inside, other=0.0)
     tl.store(normed + at, (value * scale).to(dtype) * gain, mask=inside)
 
 
@@ -64,6 +74,7 @@ def rotate_and_store(
     HALF: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
     HEAD_NORM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Head norm, rotary embedding, and the new keys and values into their slots.
 
@@ -80,6 +91,11 @@ def rotate_and_store(
     is_query = (heads < QUERY_HEADS)[:, None]
     is_value = (heads >= QUERY_HEADS + KV_HEADS)[:, None]
     dtype = query.dtype.element_ty
+    angle = tl.load(positions + token).to(tl.int64) * HALF + lanes
+    cos = tl.load(cosine + angle).to(tl.float32)[None, :]
+    sin = tl.load(sine + angle).to(tl.float32)[None, :]
+    row = tl.load(rows + token).to(tl.int64)
+    _after_predecessor(EARLY)
     source = projected + (token * every + heads[:, None]) * size + lanes[None, :]
     low = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
@@ -94,16 +110,12 @@ def rotate_and_store(
         )
         turned_low = ((low * scale).to(dtype) * gain_low).to(dtype).to(tl.float32)
         turned_high = ((high * scale).to(dtype) * gain_high).to(dtype).to(tl.float32)
-    angle = tl.load(positions + token).to(tl.int64) * HALF + lanes
-    cos = tl.load(cosine + angle).to(tl.float32)[None, :]
-    sin = tl.load(sine + angle).to(tl.float32)[None, :]
     new_low = tl.where(is_value, low, turned_low * cos - turned_high * sin).to(dtype)
     new_high = tl.where(is_value, high, turned_high * cos + turned_low * sin).to(dtype)
 
     into_query = query + (token * QUERY_HEADS + heads[:, None]) * size + lanes[None, :]
     tl.store(into_query, new_low, mask=is_query)
     tl.store(into_query + HALF, new_high, mask=is_query)
-    row = tl.load(rows + token).to(tl.int64)
     kept = row >= 0
     key_head = heads[:, None] - QUERY_HEADS
     into_keys = keys + (row * KV_HEADS + key_head) * size + lanes[None, :]
@@ -114,6 +126,20 @@ def rotate_and_store(
     into_values = values + (row * KV_HEADS + value_head) * size + lanes[None, :]
     tl.store(into_values, new_low, mask=inside & is_value & kept)
     tl.store(into_values + HALF, new_high, mask=inside & is_value & kept)
+
+
+@triton.jit
+def _fetch(places, count):
+    """Asks for ``count`` values from each place on into the L2 cache."""
+    width = count * (places.dtype.element_ty.primitive_bitwidth // 8)
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
+        "=r,l,r",
+        [places.to(tl.int64, bitcast=True), tl.zeros(places.shape, tl.int32) + width],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -143,6 +169,8 @@ def attend(
     WINDOWED: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
+    FETCHED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Attention of tiles of query tokens over chunks of their slots' context.
 
@@ -174,13 +202,19 @@ def attend(
         here = (offset < count) & (member < heads_each)
         token = tl.load(tile_token + tile) + offset
         place = (token * QUERY_HEADS + head * heads_each + member)[:, None] * SIZE + columns[None, :]
-        q = tl.load(query + place, mask=here[:, None], other=0.0)
         limit = position + offset
         end = tl.minimum(first + CHUNK, position + count)
         begin = first
         if WINDOWED:
             begin = tl.maximum(first, (position - window + 1) // BLOCK * BLOCK)
         base = (slot * max_context * KV_HEADS + head) * SIZE
+        if EARLY and item == tl.program_id(0):
+            # What earlier passes wrote need not wait for this one's queries.
+            spots = tl.minimum(begin + tl.arange(0, FETCHED), end - 1).to(tl.int64)
+            _fetch(keys + base + spots * (KV_HEADS * SIZE), SIZE)
+            _fetch(values + base + spots * (KV_HEADS * SIZE), SIZE)
+        _after_predecessor(EARLY)
+        q = tl.load(query + place, mask=here[:, None], other=0.0)
         largest = tl.full((lines,), float("-inf"), tl.float32)
         total = tl.zeros((lines,), tl.float32)
         sums = tl.zeros((lines, SIZE), tl.float32)
@@ -223,9 +257,9 @@ def combine(
     SIZE: tl.constexpr,
     TILE: tl.constexpr,
     GROUP: tl.constexpr,
-    SPLITS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """Joins the chunks of a token's context; one program for each token and query head.
+    """Joins the chunks of a token's context, in their order; one program for each token and key-value head.
 
     attended ``[tokens, QUERY_HEADS, SIZE]``; a padding token has no splits and gets zeros.
     """
@@ -234,27 +268,37 @@ def combine(
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     columns = tl.arange(0, SIZE)
+    member = tl.arange(0, GROUP)
+    here = member < heads_each
     first = tl.load(token_pair + token).to(tl.int64)
-    count = tl.load(token_splits + token)
-    line = tl.load(token_line + token) * GROUP + head % heads_each
-    split = tl.arange(0, SPLITS)
-    inside = split < count
-    spot = ((first + split) * KV_HEADS + head // heads_each) * lines + line
-    logs = tl.load(partial_log + spot, mask=inside, other=float("-inf"))
-    largest = tl.max(logs, 0)
-    share = tl.where(inside, tl.exp2(logs - tl.where(largest == float("-inf"), 0.0, largest)), 0.0)
-    total = tl.sum(share, 0)
-    parts = tl.load(partial + spot[:, None] * SIZE + columns[None, :], mask=inside[:, None], other=0.0)
-    result = tl.sum(parts * share[:, None], 0) / tl.where(total > 0, total, 1.0)
-    tl.store(attended + (token * QUERY_HEADS + head) * SIZE + columns, result)
+    splits = tl.load(token_splits + token)
+    spot = (first * KV_HEADS + head) * lines + tl.load(token_line + token) * GROUP + member
+    _after_predecessor(EARLY)
+    largest = tl.full((GROUP,), float("-inf"), tl.float32)
+    total = tl.zeros((GROUP,), tl.float32)
+    sums = tl.zeros((GROUP, SIZE), tl.float32)
+    for split in range(splits):
+        at = spot + split * (KV_HEADS * lines)
+        log = tl.load(partial_log + at, mask=here, other=float("-inf"))
+        part = tl.load(partial + at[:, None] * SIZE + columns[None, :], mask=here[:, None], other=0.0)
+        new = tl.maximum(largest, log)
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        fade = tl.exp2(largest - safe)
+        share = tl.exp2(log - safe)
+        total = total * fade + share
+        sums = sums * fade[:, None] + part * share[:, None]
+        largest = new
+    place = (token * QUERY_HEADS + head * heads_each + member)[:, None] * SIZE + columns[None, :]
+    tl.store(attended + place, sums / tl.where(total > 0, total, 1.0)[:, None], mask=here[:, None])
 
 
 @triton.jit
-def gate(both, gated, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def gate(both, gated, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """Gated = silu(gate) * up; both ``[tokens, 2 * WIDTH]``, gated ``[tokens, WIDTH]``."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < WIDTH
+    _after_predecessor(EARLY)
     value = tl.load(both + token * 2 * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(both + token * 2 * WIDTH + WIDTH + columns, mask=inside, other=0.0)
     # Rounded where the plain model rounds, so that both see the same activations.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.fused.decoder import Decoder
-from goodspeed_runtime.decoding.fused.schedule import Capacity, lay_out
+from goodspeed_runtime.decoding.fused.schedule import Capacity, describe
 from goodspeed_runtime.decoding.fused.weights import take_apart
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded
@@ -89,13 +90,15 @@ class FusedModel:
         self._sizes = sizes_up_to(max_tokens)
         self._row_sizes = sizes_up_to(max_rows)
         on_cuda = self.device.type == "cuda"
-        table = self._decoder.table
+        sent = self._decoder.sent
         self._staging = [
-            torch.zeros(table.shape, dtype=table.dtype, pin_memory=on_cuda) for _ in range(_STAGING)
+            torch.zeros(sent.shape, dtype=sent.dtype, pin_memory=on_cuda) for _ in range(_STAGING)
         ]
         self._copied = [torch.cuda.Event() if on_cuda else None for _ in range(_STAGING)]
-        spans = self._capacity.spans()
-        self._views = [{name: host.numpy()[span] for name, span in spans.items()} for host in self._staging]
+        places = self._capacity.sent()
+        self._views = [
+            {name: host.numpy()[place] for name, place in places.items()} for host in self._staging
+        ]
         self._turn = 0
         self._bodies: dict[int, torch.cuda.CUDAGraph] = {}
         self._heads: dict[int, torch.cuda.CUDAGraph] = {}
@@ -124,23 +127,22 @@ class FusedModel:
         """
         check_segments(segments, self.cache)
         count = sum(len(segment.tokens) for segment in segments)
-        wanted = sum(segment.logit_rows for segment in segments)
-        if count > self._capacity.tokens or wanted > self._capacity.rows:
+        rows = sum(segment.logit_rows for segment in segments)
+        if count > self._capacity.tokens or rows > self._capacity.rows:
             raise ValueError(
-                f"{count} tokens and {wanted} rows of logits exceed the {self._capacity.tokens} and "
+                f"{count} tokens and {rows} rows of logits exceed the {self._capacity.tokens} and "
                 f"{self._capacity.rows} of one pass"
             )
+        ids = np.fromiter(chain.from_iterable([s.tokens for s in segments]), np.int64, count)
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
+            raise ValueError(f"a token id is outside 0..{self.vocabulary_size - 1}")
         tokens = self._sizes[bisect_left(self._sizes, count)]
         turn = self._turn = (self._turn + 1) % _STAGING
         event = self._copied[turn]
         if event is not None:
             event.synchronize()
-        columns = self._views[turn]
-        rows = lay_out(segments, self._capacity, tokens, columns)
-        ids = columns["token_ids"][:count]
-        if not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
-            raise ValueError(f"a token id is outside 0..{self.vocabulary_size - 1}")
-        self._decoder.table.copy_(self._staging[turn], non_blocking=True)
+        describe(segments, ids, tokens, self._views[turn])
+        self._decoder.sent.copy_(self._staging[turn], non_blocking=True)
         if event is not None:
             event.record()
         padded_rows = self._row_sizes[bisect_left(self._row_sizes, rows)] if rows else 0
@@ -159,9 +161,7 @@ class FusedModel:
     @torch.inference_mode()
     def _capture(self) -> None:
         # Captured over an empty schedule: no pairs, and no row is written.
-        columns = self._views[0]
-        columns["rows"][:] = -1
-        self._decoder.table.copy_(self._staging[0])
+        self._decoder.sent.copy_(self._staging[0])
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):

@@ -2,8 +2,9 @@
 
 A tile is up to `TILE` consecutive query tokens of one sequence, a pair is a tile
 and one chunk of the context that it sees. Chunks lie at fixed positions, so how a
-sequence is summed up does not depend on what else is in the pass. Pure NumPy:
-one host array out, which a single copy brings to the device.
+sequence is summed up does not depend on what else is in the pass. Four numbers a
+segment and the tokens travel to the device, in one array; `layout_kernels` derives
+the rest there. What it derives is written down here in NumPy, for its tests.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ SPLITS = 16
 SMALLEST_CHUNK = 512
 """Positions of a chunk, at least: shorter ones cost more in joining than they gain in parallelism."""
 
+NUMBERS = 4
+"""What describes a segment: its tokens, its start, its slot, the rows of logits wanted."""
+
 Columns = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much a pass can hold, and where each column lies in the array that travels.
+    """How much a pass can hold, and where what it needs lies in flat int32 arrays.
 
     Attributes:
         tokens, rows, segments: most in one pass; rows are those of the logits.
@@ -58,50 +62,80 @@ class Capacity:
         """Most pairs of one pass."""
         return self.tiles * -(-self.max_context // self.chunk)
 
-    def spans(self) -> dict[str, slice]:
-        """Each column's place in the flat int32 array."""
-        sizes = (
-            dict.fromkeys(("token_ids", "positions", "rows"), self.tokens)
+    def sent(self) -> dict[str, slice]:
+        """The places of what travels: ``segments`` (rows of `NUMBERS`) and ``token_ids``."""
+        return _places({"segments": NUMBERS * self.segments, "token_ids": self.tokens})
+
+    def derived(self) -> dict[str, slice]:
+        """The places of what is derived from it."""
+        return _places(
+            dict.fromkeys(("positions", "rows"), self.tokens)
             | dict.fromkeys(("token_pair", "token_splits", "token_line"), self.tokens)
             | dict.fromkeys(("tile_slot", "tile_token", "tile_count", "tile_position"), self.tiles)
             | {"logit_rows": self.rows}
             | {"pair_tile": self.pairs, "pair_split": self.pairs, "pairs": 1}
         )
-        spans, at = {}, 0
-        for name, size in sizes.items():
-            spans[name] = slice(at, at + size)
-            at += size
-        return spans
+
+
+def _places(sizes: dict[str, int]) -> dict[str, slice]:
+    places, at = {}, 0
+    for name, size in sizes.items():
+        places[name] = slice(at, at + size)
+        at += size
+    return places
+
+
+def describe(
+    segments: Sequence[Segment],
+    token_ids: npt.NDArray[np.int64],
+    padded_tokens: int,
+    into: dict[str, Columns],
+) -> None:
+    """Writes what travels.
+
+    Args:
+        segments: as given to the model, checked.
+        token_ids: of all of them in turn, ``[tokens]``.
+        padded_tokens: tokens that the kernels run over.
+        into: views of the array, by name (`Capacity.sent`).
+    """
+    numbers = into["segments"].reshape(-1, NUMBERS)
+    count, total = len(segments), token_ids.size
+    numbers[:count] = [(len(s.tokens), s.start, s.slot, s.logit_rows) for s in segments]
+    numbers[count:] = 0
+    into["token_ids"][:total] = token_ids
+    into["token_ids"][total:padded_tokens] = 0
 
 
 def lay_out(
     segments: Sequence[Segment], capacity: Capacity, padded_tokens: int, into: dict[str, Columns]
 ) -> int:
-    """Fills the columns for one pass.
+    """Fills the derived columns for one pass, as the kernel does.
 
     Args:
         segments: as given to the model, checked.
         capacity: of the arrays.
         padded_tokens: tokens that the kernels run over; those behind the last real one are
             padding that writes nothing and reads nothing.
-        into: views of the array that travels, by name (`Capacity.spans`).
+        into: views of an array, by name (`Capacity.derived`).
 
     Returns:
         Rows of logits wanted.
     """
-    counts = np.array([len(s.tokens) for s in segments])
-    starts = np.array([s.start for s in segments])
-    slots = np.array([s.slot for s in segments])
-    wanted = np.array([s.logit_rows for s in segments])
-    first = np.cumsum(counts) - counts
-    total = int(counts.sum())
-    owner = np.repeat(np.arange(counts.size), counts)
+    counts, starts, slots, wanted = np.array(
+        [(len(s.tokens), s.start, s.slot, s.logit_rows) for s in segments], dtype=np.int64
+    ).T
+    ends = np.cumsum(counts)
+    first = ends - counts
+    total = int(ends[-1])
+    every = np.arange(counts.size)
+    owner = np.repeat(every, counts)
     offset = np.arange(total) - first[owner]
     positions = starts[owner] + offset
 
     tiles = -(-counts // TILE)
     tile_first = np.cumsum(tiles) - tiles
-    tile_owner = np.repeat(np.arange(counts.size), tiles)
+    tile_owner = np.repeat(every, tiles)
     tile_offset = (np.arange(tile_owner.size) - tile_first[tile_owner]) * TILE
     tile_count = np.minimum(TILE, counts[tile_owner] - tile_offset)
     tile_position = starts[tile_owner] + tile_offset
@@ -111,14 +145,13 @@ def lay_out(
     pair_tile = np.repeat(np.arange(splits.size), splits)
     token_tile = tile_first[owner] + offset // TILE
 
-    into["token_ids"][:total] = np.concatenate([np.asarray(s.tokens) for s in segments])
     into["positions"][:total] = positions
     into["rows"][:total] = slots[owner] * capacity.max_context + positions
     into["token_pair"][:total] = pair_first[token_tile]
     into["token_splits"][:total] = splits[token_tile]
     into["token_line"][:total] = offset % TILE
     padding = slice(total, padded_tokens)
-    for name in ("token_ids", "positions", "token_pair", "token_splits", "token_line"):
+    for name in ("positions", "token_pair", "token_splits", "token_line"):
         into[name][padding] = 0
     into["rows"][padding] = -1
     into["tile_slot"][: splits.size] = slots[tile_owner]
@@ -130,7 +163,7 @@ def lay_out(
     into["pairs"][0] = pairs
 
     rows = int(wanted.sum())
-    row_owner = np.repeat(np.arange(counts.size), wanted)
+    row_owner = np.repeat(every, wanted)
     row_offset = np.arange(rows) - (np.cumsum(wanted) - wanted)[row_owner]
-    into["logit_rows"][:rows] = (first + counts - wanted)[row_owner] + row_offset
+    into["logit_rows"][:rows] = (ends - wanted)[row_owner] + row_offset
     return rows
