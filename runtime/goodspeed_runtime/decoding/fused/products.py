@@ -38,6 +38,7 @@ _USUAL_TOKENS = 80
 _LEAST_STEPS = 8
 """Steps of a block, at least: below that adding up costs more than another block saves."""
 _MAP_BYTES, _MAP_ALIGNMENT = 128, 64
+_COPY_ALIGNMENT = 16
 _SOURCES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -107,6 +108,7 @@ def fits(weights: Tensor) -> bool:
         and weights.shape[0] % 16 == 0
         and weights.shape[1] % 8 == 0
         and weights.is_contiguous()
+        and weights.data_ptr() % _COPY_ALIGNMENT == 0
     )
 
 
