@@ -22,6 +22,12 @@ CHOOSE: Final = 1
 """Stream of the token that the verifier itself draws: first, correction or bonus."""
 DRAFT: Final = 2
 """Stream of the drafter's own draws; `start` keeps redrafts of one position apart."""
+RACE: Final = 3
+"""Stream of what drafter and verifier share; `start` is the token id (`coupling`)."""
+REST: Final = 4
+"""Stream of the unlikely tokens' race, together."""
+WITHIN: Final = 5
+"""Stream of the choice among them."""
 
 _WORD: Final = 0xFFFFFFFF
 _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
