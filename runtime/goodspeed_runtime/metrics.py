@@ -25,6 +25,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 CELL_LABELS = ("cluster", "cell")
 CLIENT_LABELS = ("cluster", "pool", "drafter")
 ATTACHED_LABELS = ("cluster", "cell", "pool", "drafter")
+TENANT_LABELS = ("cluster", "cell", "tenant")
 _ROUND_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 0.8, 2, 5)
 _TOKEN_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60)
@@ -70,6 +71,9 @@ class VerifierMetrics:
             "emitted_tokens", "Tokens committed, first and bonus tokens included."
         )
         self.first_tokens = per_client("first_tokens", "Tokens committed by a prefill rather than a draft.")
+        self.plain_tokens = per_client(
+            "plain_tokens", "Tokens committed without a draft: none was granted, or it was late."
+        )
         self.client_rounds = per_client(
             "rounds", "Rounds that verified at least one of the drafter's drafts."
         )
@@ -86,6 +90,9 @@ class VerifierMetrics:
         )
         self.goodput_second = client_gauge(
             "goodput_tokens_per_second", "Tokens committed per second over the last seconds."
+        )
+        self.round_trip = client_gauge(
+            "round_trip_seconds", "Time from a grant to its draft, less what the drafter took for it."
         )
         self.grant = client_gauge("grant_tokens", "Draft tokens granted and not yet verified.")
         self.active_sequences = client_gauge("active_sequences", "Sequences that hold a KV slot.")
@@ -144,6 +151,42 @@ class VerifierMetrics:
             buckets=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2),
             registry=self.registry,
         )
+        self.sent_bytes = Counter(
+            "goodspeed_verifier_sent_bytes",
+            "Bytes of verdicts sent; over emitted tokens, bytes per committed token.",
+            CELL_LABELS,
+            registry=self.registry,
+        )
+        self.received_bytes = Counter(
+            "goodspeed_verifier_received_bytes",
+            "Bytes of drafters' frames; over emitted tokens, bytes per committed token.",
+            CELL_LABELS,
+            registry=self.registry,
+        )
+        self.tenant_emitted_tokens = Counter(
+            "goodspeed_tenant_emitted_tokens",
+            "Tokens committed for a tenant, whichever drafters it came by.",
+            TENANT_LABELS,
+            registry=self.registry,
+        )
+        self.tenant_goodput = Gauge(
+            "goodspeed_tenant_goodput_tokens_per_round",
+            "Smoothed tokens committed per round for a tenant.",
+            TENANT_LABELS,
+            registry=self.registry,
+        )
+        self.tenant_sequences = Gauge(
+            "goodspeed_tenant_active_sequences",
+            "A tenant's sequences that hold a KV slot.",
+            TENANT_LABELS,
+            registry=self.registry,
+        )
+        self.tenant_weight = Gauge(
+            "goodspeed_tenant_weight",
+            "A tenant's weight in the utility.",
+            TENANT_LABELS,
+            registry=self.registry,
+        )
         self.errors = Counter(
             "goodspeed_verifier_errors",
             "Sequences and streams ended by an error, by its code.",
@@ -153,8 +196,8 @@ class VerifierMetrics:
         self._per_client = (
             self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens,
             self.expected_accepted_tokens, self.emitted_tokens,
-            self.first_tokens, self.client_rounds, self.sequence_rounds,
-            self.acceptance, self.goodput_round, self.goodput_second, self.grant,
+            self.first_tokens, self.plain_tokens, self.client_rounds, self.sequence_rounds,
+            self.acceptance, self.goodput_round, self.goodput_second, self.round_trip, self.grant,
             self.active_sequences, self.queue_length,
         )  # fmt: skip
 
@@ -214,13 +257,30 @@ class DrafterMetrics:
             "goodspeed_drafter_connected", "1 while the verifier has welcomed this drafter."
         )
         self.reconnects = counter("goodspeed_drafter_reconnects", "Connections made to a verifier.")
+        self.unused_grant_tokens = counter(
+            "goodspeed_drafter_unused_grant_tokens",
+            "Granted tokens that were not drafted: they would not have paid.",
+        )
+        self._ahead = Counter(
+            "goodspeed_drafter_ahead_tokens",
+            "Tokens drafted while a verdict was under way, by whether it confirmed what they follow.",
+            [*CLIENT_LABELS, "result"],
+            registry=self.registry,
+        )
+        for result in ("kept", "dropped"):
+            self._ahead.labels(*labels, result)
         self.draft_seconds = Histogram(
             "goodspeed_drafter_draft_seconds",
-            "Seconds to draft for everyone who held a grant.",
+            "Seconds of one call of the draft engine.",
             CLIENT_LABELS,
             buckets=_ROUND_BUCKETS,
             registry=self.registry,
         ).labels(*labels)
+
+    def ahead(self, kept: int, dropped: int) -> None:
+        """Counts tokens drafted ahead."""
+        self._ahead.labels(*self._labels, "kept").inc(kept)
+        self._ahead.labels(*self._labels, "dropped").inc(dropped)
 
     def finished(self, code: int) -> None:
         """Counts a request by its HTTP status."""

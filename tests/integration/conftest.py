@@ -11,6 +11,7 @@ from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI
 from goodspeed_runtime.verifier.messages import Target
 from processes import CONTEXT, Fleet
+from what_arrived import WhatArrived
 
 __all__ = ["folder", "greedy", "own", "tokenizer"]
 
@@ -51,14 +52,18 @@ def packed(folder):
 
 @pytest.fixture
 async def make_cell(packed, tokenizer):
-    """Serves cells of the settings a test asks for; at the end every slot must have come free."""
+    """Serves cells of the settings a test asks for; at the end every slot must have come free.
+
+    Their rounds take what has arrived and nothing else, unless the test wants another admission.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(**settings):
             target = Target(
                 "target", tokenizer.fingerprint, tokenizer.vocabulary_size, packed.vocabulary_size
             )
-            cell = Cell(packed, target, **({"max_sequences": 8} | settings))
+            defaults = {"max_sequences": 8, "admission": WhatArrived()}
+            cell = Cell(packed, target, **(defaults | settings))
             return await stack.enter_async_context(cell.serving("127.0.0.1"))
 
         yield make

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import threading
+import time
 
 import grpc
 
 from goodspeed_runtime.metrics import VerifierMetrics
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.generated import speculation_pb2_grpc as pb_grpc
-from goodspeed_runtime.protocol.wire import DraftBlock, pack_draft, pack_tokens
+from goodspeed_runtime.protocol.wire import PROTOCOL_VERSION, DraftBlock, pack_draft, pack_tokens
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.server import SpeculationServer
@@ -39,8 +40,14 @@ class Peer:
             return await self.call.read()
 
     async def reply(self, kind):
-        """The next opened, verdict or error, whatever frame it comes in; it must be of that kind."""
-        while not self._frames:
+        """The next opened, verdict or error, whatever frame it comes in; it must be of that kind.
+
+        Verdicts of sequences that go on alone, for want of a grant, are passed over by who waits for another.
+        """
+        while True:
+            self._frames = [each for each in self._frames if kind == "verdict" or each[0] != "verdict"]
+            if self._frames:
+                break
             frame = await self.read()
             assert frame is not grpc.aio.EOF, "the stream has ended"
             self._frames += [
@@ -60,16 +67,18 @@ class Peer:
         await self.send(opens=[opening(sequence, tokens, **fields)])
         return await self.reply("opened")
 
-    async def draft(self, sequence, position, tokens):
-        await self.send(drafts=[drafting(sequence, position, tokens)])
+    async def draft(self, sequence, position, tokens, held=0.0):
+        await self.send(drafts=[drafting(sequence, position, tokens, held_us=round(1e6 * held))])
 
-    async def generate(self, sequence, prompt, count):
-        """Plain decoding, by drafts of no tokens, to the end."""
-        opened = await self.open(sequence, prompt, max_tokens=count)
-        answer = [opened.token]
+    async def generate(self, sequence, prompt, count, **fields):
+        """Plain decoding, by drafts of no tokens where drafts are awaited, to the end."""
+        reply = await self.open(sequence, prompt, max_tokens=count, **fields)
+        answer = [reply.token]
         while len(answer) < count:
-            await self.draft(sequence, len(prompt) + len(answer), [])
-            answer.append((await self.reply("verdict")).next_token)
+            if reply.grant:
+                await self.draft(sequence, len(prompt) + len(answer), [])
+            reply = await self.reply("verdict")
+            answer.append(reply.next_token)
         return answer
 
 
@@ -89,17 +98,19 @@ class Cell:
 
     Attributes:
         passes: per pass, the numbers of tokens fed for its sequences.
+        pass_seconds: that each pass takes longer than the model needs.
     """
 
-    def __init__(self, model, target, **settings):
+    def __init__(self, model, target, *, admission=None, pass_seconds=0.0, **settings):
         self.settings = VerifierSettings(name="cell", max_context_tokens=512, **settings)
         self.metrics = VerifierMetrics()
         self.model = model
         ledger = Ledger(self.metrics, self.settings)
-        self.engine = Engine(model, self.settings, ledger)
+        self.engine = Engine(model, self.settings, ledger, admission)
         self.server = SpeculationServer(self.engine, ledger, self.settings, target)
         self.target = target
         self.passes = []
+        self.pass_seconds = pass_seconds
         self.gate = threading.Event()
         self.gate.set()
         self.waits_at_gate = threading.Event()
@@ -113,6 +124,7 @@ class Cell:
             assert self.gate.wait(SECONDS)
             self.waits_at_gate.clear()
         self.passes.append([len(segment.tokens) for segment in segments])
+        time.sleep(self.pass_seconds)
         return self._forward(segments)
 
     @contextlib.asynccontextmanager
@@ -136,7 +148,7 @@ class Cell:
 
     def hello(self, name="peer", **fields):
         defaults = {
-            "protocol_version": 1,
+            "protocol_version": PROTOCOL_VERSION,
             "drafter": name,
             "pool": "pool",
             "draft_model": "test://peer",

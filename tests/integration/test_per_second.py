@@ -13,10 +13,12 @@ async def follow(peer, sequence, truth, *, delay=0.0, wrong=False):
     answer, grants = [opened.token], [opened.grant]
     while len(answer) < len(truth):
         guess = truth[len(answer) : len(answer) + grants[-1]]
-        await asyncio.sleep(delay * (len(guess) + 1))
         if wrong:
             guess = [(token + 1) % 256 for token in guess]
-        await peer.draft(sequence, len(PROMPT) + len(answer), guess)
+        if grants[-1]:
+            await asyncio.sleep(delay * (len(guess) + 1))
+            held = delay * (len(guess) + 1)
+            await peer.draft(sequence, len(PROMPT) + len(answer), guess, held=held)
         verdict = await peer.reply("verdict")
         answer += guess[: verdict.accepted]
         if verdict.has_next_token:

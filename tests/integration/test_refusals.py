@@ -36,7 +36,7 @@ BAD_HELLOS = {
         pb.VOCABULARY_MISMATCH,
         ["theirs", f"{VOCABULARY} ids"],
     ),
-    "another version": ({"protocol_version": 2}, pb.PROTOCOL_VERSION_UNSUPPORTED, ["version 2", "1"]),
+    "another version": ({"protocol_version": 1}, pb.PROTOCOL_VERSION_UNSUPPORTED, ["version 1", "2"]),
     "no name": ({"drafter": ""}, pb.MALFORMED, ["hello.drafter"]),
     "a weight of NaN": ({"weight": float("nan")}, pb.MALFORMED, ["hello.weight"]),
     "no weight": ({"weight": 0}, pb.MALFORMED, ["hello.weight"]),

@@ -7,14 +7,14 @@ import pytest
 from peers import opening, until
 
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
-from goodspeed_runtime.protocol.wire import pack_tokens
+from goodspeed_runtime.protocol.wire import PROTOCOL_VERSION, pack_tokens
 
 PROMPT = [104, 101, 108, 108, 111]
 
 
 async def test_a_welcome_says_which_target_and_how(cell):
     async with cell.peer() as peer:
-        assert peer.welcome.protocol_version == 1
+        assert peer.welcome.protocol_version == PROTOCOL_VERSION
         assert peer.welcome.verifier == "cell"
         assert peer.welcome.model_fingerprint == cell.target.model_fingerprint
         assert peer.welcome.tokenizer_fingerprint == cell.target.tokenizer_fingerprint
@@ -23,7 +23,8 @@ async def test_a_welcome_says_which_target_and_how(cell):
         assert peer.welcome.verification == pb.REJECTION
 
 
-async def test_ragged_drafts_of_several_streams_are_verified_in_one_pass(cell, greedy):
+async def test_ragged_drafts_of_several_streams_are_verified_in_one_pass(make_cell, greedy):
+    cell = await make_cell(budget_tokens=64)
     prompts = [PROMPT[: 2 + number] for number in range(4)]
     truths = [greedy(prompt, 12) for prompt in prompts]
     # Whose fourth guess is wrong, whose first, whose none, and who guesses nothing.
@@ -114,18 +115,22 @@ async def test_a_sequence_opened_again_with_what_was_committed_goes_on_to_the_sa
 
 async def test_grants_in_flight_never_exceed_the_budget(make_cell):
     cell = await make_cell(budget_tokens=10)
+
+    async def write(peer):
+        reply = await peer.open(1, PROMPT, max_tokens=60)
+        place, granted = len(PROMPT) + 1, 0
+        while reply.finish == pb.FINISH_NONE:
+            assert sum(series.value for series in cell.series("goodspeed_drafter_grant_tokens")) <= 10
+            granted += reply.grant
+            if reply.grant:
+                await peer.draft(1, place, [65] * reply.grant)
+            reply = await peer.reply("verdict")
+            place += reply.accepted + reply.has_next_token
+        return granted
+
     async with AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(cell.peer(f"peer-{n}")) for n in range(4)]
-        grants = [(await peer.open(1, PROMPT, max_tokens=400)).grant for peer in peers]
-        places = [len(PROMPT) + 1] * 4
-        for step in range(24):
-            assert sum(grants) <= 10
-            turn = step % 4
-            await peers[turn].draft(1, places[turn], [65] * grants[turn])
-            verdict = await peers[turn].reply("verdict")
-            places[turn] += verdict.accepted + 1
-            grants[turn] = verdict.grant
-        assert max(grants) > 0
+        assert min(await asyncio.gather(*map(write, peers))) > 0
 
 
 async def test_more_sequences_than_slots_wait_and_are_opened_when_one_is_free(cell):
@@ -158,20 +163,12 @@ async def test_slots_go_to_the_drafter_that_has_the_fewest(cell):
 async def test_what_shares_the_rounds_does_not_change_an_answer(cell, temperature):
     sampling = pb.Sampling(temperature=temperature, top_p=1, seed=5)
 
-    async def generate(peer, key, prompt, wish):
-        opened = await peer.open(key, prompt, sampling=wish, max_tokens=24)
-        answer = [opened.token]
-        while len(answer) < 24:
-            await peer.draft(key, len(prompt) + len(answer), [])
-            answer.append((await peer.reply("verdict")).next_token)
-        return answer
-
     async with AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(cell.peer(f"peer-{n}")) for n in range(4)]
-        alone = await generate(peers[0], 1, PROMPT, sampling)
+        alone = await peers[0].generate(1, PROMPT, 24, sampling=sampling)
         others = pb.Sampling(temperature=0.7, top_k=9, top_p=0.9, seed=1)
         together, *_ = await asyncio.gather(
-            generate(peers[0], 2, PROMPT, sampling),
-            *(generate(peer, 2, PROMPT[:3], others) for peer in peers[1:]),
+            peers[0].generate(2, PROMPT, 24, sampling=sampling),
+            *(peer.generate(2, PROMPT[:3], 24, sampling=others) for peer in peers[1:]),
         )
     assert together == alone

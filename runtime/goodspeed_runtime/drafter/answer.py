@@ -39,6 +39,36 @@ class Committed:
     finish: FinishReason | None
 
 
+@dataclass(slots=True)
+class Grant:
+    """Leave to draft.
+
+    Attributes:
+        tokens: most tokens.
+        least_chance: at which a token is worth its budget.
+        came: monotonic seconds.
+    """
+
+    tokens: int
+    least_chance: float
+    came: float
+
+
+@dataclass(slots=True)
+class Flight:
+    """A draft that was sent, as far as it still follows what was committed.
+
+    Attributes:
+        tokens: what may still be accepted.
+        confidence: of each.
+        sent: monotonic seconds.
+    """
+
+    tokens: list[int]
+    confidence: list[float]
+    sent: float
+
+
 @dataclass(slots=True, eq=False)
 class Answer:
     """A sequence from the drafter's side.
@@ -50,8 +80,12 @@ class Answer:
         max_tokens: most tokens to commit.
         sampling: the request's.
         stop_tokens: ids that end it.
-        grant: draft tokens allowed next; None while a verdict is awaited.
-        drafted: the draft that the verdict will be about.
+        tenant: who asks, or empty.
+        grant: what may be drafted next.
+        flight: the draft that a verdict will answer.
+        opening: the verifier has yet to open it.
+        guess: what the engine believes comes next, the flight's tokens first.
+        exhausted: the engine had nothing to add to that.
         opens: times it was opened.
         retries: times in a row it was opened again after a verifier's error.
         events: what the request waits for; at most one entry a round, so as long as the answer at most.
@@ -63,13 +97,37 @@ class Answer:
     max_tokens: int
     sampling: Sampling
     stop_tokens: tuple[int, ...]
-    grant: int | None = None
-    drafted: list[int] = field(default_factory=list)
+    tenant: str = ""
+    grant: Grant | None = None
+    flight: Flight | None = None
+    opening: bool = False
+    guess: list[int] = field(default_factory=list)
+    exhausted: bool = False
     opens: int = 0
     retries: int = 0
     events: asyncio.Queue[Committed | AnswerError] = field(default_factory=asyncio.Queue)
 
+    @property
+    def ahead(self) -> int:
+        """Tokens guessed beyond those that were sent."""
+        return len(self.guess) - (len(self.flight.tokens) if self.flight else 0)
+
+    def believe(self, size: int, guess: list[int]) -> bool:
+        """Takes in what the engine guesses comes after the first ``size`` tokens; was it news?"""
+        since = self.tokens[size:]
+        new = guess[len(since) :] if guess[: len(since)] == since else []
+        if self.guess[: len(new)] == new:
+            return False
+        self.guess = new
+        return True
+
     def commit(self, tokens: list[int], finish: FinishReason | None) -> None:
         """Takes in what a verdict committed."""
+        if self.flight is not None:
+            follows = self.flight.tokens[: len(tokens)] == tokens
+            del self.flight.tokens[: len(tokens) if follows else None]
+            del self.flight.confidence[: len(tokens) if follows else None]
+        self.guess = self.guess[len(tokens) :] if self.guess[: len(tokens)] == tokens else []
+        self.exhausted = False
         self.tokens.extend(tokens)
         self.events.put_nowait(Committed(tokens, finish))

@@ -1,4 +1,4 @@
-"""Answers from prompt to end: opened at the verifier, drafted for, and carried over its losses."""
+"""Answers from prompt to end: opened at the verifier, carried on by its verdicts, and over its losses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from goodspeed_runtime.decoding.sampling import Sampling
-from goodspeed_runtime.drafter.answer import Answer, AnswerError, Committed, FinishReason
-from goodspeed_runtime.drafter.engine import DraftEngine, Job
+from goodspeed_runtime.drafter.answer import Answer, AnswerError, Committed, FinishReason, Grant
+from goodspeed_runtime.drafter.drafting import Drafting
+from goodspeed_runtime.drafter.engine import DraftEngine
 from goodspeed_runtime.drafter.link import Link, ViolationError
 from goodspeed_runtime.drafter.settings import DrafterSettings
 from goodspeed_runtime.metrics import DrafterMetrics
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
-from goodspeed_runtime.protocol.wire import DraftBlock, pack_draft, pack_tokens
+from goodspeed_runtime.protocol.wire import PROTOCOL_VERSION, pack_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ _BLAMED = {
     pb.INVALID_SAMPLING: (400, "invalid_value", None),
     pb.INVALID_TOKEN: (400, "invalid_value", "prompt"),
     pb.OVERLOADED: (429, "overloaded", None),
+    pb.UNKNOWN_TENANT: (403, "unknown_tenant", None),
 }
 
 
@@ -56,22 +57,18 @@ class Generation:
         vocabulary_size: int,
     ) -> None:
         self._settings = settings
-        self._engine = engine
         self._metrics = metrics
         self._answers: dict[int, Answer] = {}
         self._keys = itertools.count(1)
         self._places = asyncio.Semaphore(settings.max_sequences)
         self._waiting = 0
-        self._to_draft: dict[int, Answer] = {}
-        self._work = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="draft")
         self._background: set[asyncio.Task[None]] = set()
         self.max_context_tokens = 0
         metrics.places.set(settings.max_sequences)
         self.link = Link(
             settings.verifiers,
             pb.Hello(
-                protocol_version=1,
+                protocol_version=PROTOCOL_VERSION,
                 drafter=settings.name,
                 pool=settings.pool,
                 draft_model=settings.model,
@@ -86,13 +83,16 @@ class Generation:
             received=self._received,
             moved=metrics.moves.inc,
             others=settings.cells,
+            verification=pb.COUPLED if settings.verification == "coupled" else pb.REJECTION,
         )
+        # The link's own method is looked up when it is called.
+        self._drafting = Drafting(settings, engine, metrics, lambda frame: self.link.send(frame))
 
     async def run(self) -> None:
         """Drafts and keeps the link up until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.link.run(), name="link")
-            tasks.create_task(self._draft(), name="draft")
+            tasks.create_task(self._drafting.run(), name="draft")
 
     @property
     def active(self) -> int:
@@ -105,7 +105,13 @@ class Generation:
         return self._settings.request_seconds
 
     async def generate(
-        self, prompt: Sequence[int], *, max_tokens: int, sampling: Sampling, stop_tokens: tuple[int, ...]
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: Sampling,
+        stop_tokens: tuple[int, ...],
+        tenant: str = "",
     ) -> AsyncIterator[Committed]:
         """One answer, as its tokens are committed. Closing the iterator ends it at the verifier too.
 
@@ -126,11 +132,14 @@ class Generation:
         finally:
             self._waiting -= 1
             self._metrics.waiting.set(self._waiting)
-        answer = Answer(next(self._keys), list(prompt), len(prompt), max_tokens, sampling, stop_tokens)
+        answer = Answer(
+            next(self._keys), list(prompt), len(prompt), max_tokens, sampling, stop_tokens, tenant
+        )
         self._answers[answer.key] = answer
         self._metrics.sequences.set(len(self._answers))
         try:
             self._open(answer)
+            self._drafting.add(answer)
             async for committed in self._events(answer):
                 yield committed
         finally:
@@ -164,14 +173,14 @@ class Generation:
 
     def _end(self, answer: Answer) -> None:
         del self._answers[answer.key]
-        self._to_draft.pop(answer.key, None)
         self._metrics.sequences.set(len(self._answers))
         self.link.send(pb.DrafterFrame(closes=[pb.Close(sequence=answer.key)]))
-        self._thread.submit(self._engine.release, answer.key)
+        self._drafting.remove(answer)
 
     def _open(self, answer: Answer) -> None:
         answer.opens += 1
         self._pause(answer)
+        answer.opening = True
         sampling = answer.sampling
         message = pb.Open(
             sequence=answer.key,
@@ -185,13 +194,15 @@ class Generation:
                 seed=sampling.seed,
             ),
             stop_tokens=pack_tokens(answer.stop_tokens),
+            tenant=answer.tenant,
         )
         self.link.send(pb.DrafterFrame(opens=[message]))
 
     def _pause(self, answer: Answer) -> None:
         """Nothing may be drafted for it until the verifier has opened it."""
         answer.grant = None
-        self._to_draft.pop(answer.key, None)
+        answer.flight = None
+        answer.opening = False
 
     def _up(self, welcome: pb.Welcome) -> None:
         self.max_context_tokens = welcome.max_context_tokens
@@ -216,33 +227,41 @@ class Generation:
         for opened in frame.opened:
             answer = self._answers.get(opened.sequence)
             if answer is not None and opened.position == len(answer.tokens):
+                answer.opening = False
                 self._take(answer, [opened.token], opened)
         for verdict in frame.verdicts:
             answer = self._answers.get(verdict.sequence)
             if answer is not None and verdict.position == len(answer.tokens):
-                if verdict.accepted > len(answer.drafted):
-                    raise ViolationError(
-                        f"{verdict.accepted} of {len(answer.drafted)} drafted tokens accepted"
-                    )
-                tokens = answer.drafted[: verdict.accepted]
-                if verdict.has_next_token:
-                    tokens.append(verdict.next_token)
-                self._take(answer, tokens, verdict)
+                self._judge(answer, verdict)
         for error in frame.errors:
             answer = self._answers.get(error.sequence)
             if answer is not None:
                 self._failed(answer, error)
 
+    def _judge(self, answer: Answer, verdict: pb.Verdict) -> None:
+        drafted = answer.flight.tokens if answer.flight is not None else []
+        most = 0 if verdict.draft_awaited else len(drafted)
+        if verdict.accepted > most:
+            raise ViolationError(f"{verdict.accepted} of {most} drafted tokens accepted")
+        tokens = drafted[: verdict.accepted]
+        if verdict.has_next_token:
+            tokens.append(verdict.next_token)
+        if not verdict.draft_awaited:
+            self._drafting.answered(answer, verdict.accepted, fell=verdict.has_next_token)
+        self._take(answer, tokens, verdict)
+
     def _take(self, answer: Answer, tokens: list[int], reply: pb.Opened | pb.Verdict) -> None:
         if reply.finish not in _FINISH or (not tokens and reply.finish == pb.FINISH_NONE):
             raise ViolationError(f"a reply of {len(tokens)} tokens with finish {reply.finish}")
         answer.retries = 0
-        answer.drafted = []
+        self._drafting.commit(answer, tokens)
         answer.commit(tokens, _FINISH[reply.finish])
-        if reply.finish == pb.FINISH_NONE:
-            answer.grant = min(reply.grant, self._settings.max_draft_tokens)
-            self._to_draft[answer.key] = answer
-            self._work.set()
+        if isinstance(reply, pb.Opened) or not reply.draft_awaited:
+            answer.flight = None
+            tokens_granted = min(reply.grant, self._settings.max_draft_tokens)
+            if tokens_granted and reply.finish == pb.FINISH_NONE:
+                answer.grant = Grant(tokens_granted, reply.least_chance / 100, time.monotonic())
+        self._drafting.wake()
 
     def _failed(self, answer: Answer, error: pb.Error) -> None:
         self._pause(answer)
@@ -260,46 +279,3 @@ class Generation:
         # A new verifier may have been told of it meanwhile.
         if answer.key in self._answers and self.link.connected and answer.opens == opens:
             self._open(answer)
-
-    async def _draft(self) -> None:
-        """Drafts for everyone who holds a grant, together; then for those who got one meanwhile."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            answers, self._to_draft = list(self._to_draft.values()), {}
-            jobs = [Job(a.key, list(a.tokens), a.grant, a.sampling) for a in answers if a.grant]
-            blocks: dict[int, DraftBlock] = {}
-            if jobs:
-                started = time.monotonic()
-                try:
-                    drafts = await loop.run_in_executor(self._thread, self._engine.draft, jobs)
-                    blocks = {job.key: draft for job, draft in zip(jobs, drafts, strict=True)}
-                except Exception:
-                    # Without a draft the verifier decodes plainly: slower, never wrong.
-                    logger.exception("drafting failed")
-                self._metrics.draft_seconds.observe(time.monotonic() - started)
-            self._send(answers, blocks)
-
-    def _send(self, answers: list[Answer], blocks: dict[int, DraftBlock]) -> None:
-        frame = pb.DrafterFrame()
-        for answer in answers:
-            # Ended, or opened anew, while the draft was made: its grant is gone.
-            if answer.key not in self._answers or answer.grant is None or answer.key in self._to_draft:
-                continue
-            block = blocks.get(answer.key, DraftBlock.point_masses(()))
-            answer.grant = None
-            answer.drafted = block.tokens.tolist()
-            tokens, sizes, ids, weights = pack_draft(block)
-            frame.drafts.append(
-                pb.Draft(
-                    sequence=answer.key,
-                    position=len(answer.tokens),
-                    tokens=tokens,
-                    support_sizes=sizes,
-                    support_ids=ids,
-                    support_weights=weights,
-                )
-            )
-        if frame.drafts:
-            self.link.send(frame)

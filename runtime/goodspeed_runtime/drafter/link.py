@@ -79,6 +79,7 @@ class Link:
         received: Callable[[pb.VerifierFrame], None],
         moved: Callable[[], None] = lambda: None,
         others: Sequence[str] = (),
+        verification: pb.Verification = pb.REJECTION,
     ) -> None:
         self._homes = len(addresses)
         known = [*addresses, *(other for other in others if other not in addresses)]
@@ -86,6 +87,7 @@ class Link:
         self._addresses = [entry.rpartition("=")[2] for entry in known]
         self._turn = zlib.crc32(hello.drafter.encode()) % len(addresses)
         self._moved = moved
+        self._verification = verification
         self._sent_to: int | None = None
         self._hello = hello
         self._up = up
@@ -155,10 +157,14 @@ class Link:
                     frame = await call.read()
                 if frame is grpc.aio.EOF or not frame.HasField("welcome"):
                     return False, await self._refused(call, frame)
-                if frame.welcome.verification == pb.COUPLED:
+                if frame.welcome.verification != self._verification:
+                    theirs, ours = (
+                        pb.Verification.Name(rule).lower()
+                        for rule in (frame.welcome.verification, self._verification)
+                    )
                     return False, self._refuse(
-                        "it verifies by coupled noise, this drafter drafts for rejection sampling: give both "
-                        "the same --verification"
+                        f"it verifies by {theirs}, this drafter drafts for {ours}: give both the same "
+                        "--verification"
                     )
                 self.refusal, self.refusals = "", 0
                 welcomed = True

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from goodspeed_runtime import logs
-from goodspeed_runtime.drafter.settings import DrafterSettings
+from goodspeed_runtime.drafter.settings import DrafterSettings, VerificationName
 from goodspeed_runtime.models.dtype import Device, DType
 from goodspeed_runtime.models.uri import ModelURI, Scheme
-from goodspeed_runtime.protocol.verification import check_verification
 
 if TYPE_CHECKING:
     from goodspeed_runtime.drafter.completion import Completions
@@ -142,12 +141,16 @@ def serve(
         typer.Option(envvar="GOODSPEED_CACHE", help="Model cache.", show_default="~/.cache/goodspeed"),
     ] = None,
     verification: Annotated[
-        str,
+        VerificationName,
         typer.Option(
             envvar="GOODSPEED_VERIFICATION",
-            help="The rule that keeps answers lossless: rejection.",
+            help="The rule that keeps answers lossless, as the verifier's: rejection or coupled.",
         ),
     ] = "rejection",
+    draft_ahead: Annotated[
+        bool,
+        typer.Option(envvar="GOODSPEED_DRAFT_AHEAD", help="Go on drafting while verdicts are under way."),
+    ] = True,
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -174,10 +177,6 @@ def serve(
     homes, others = _addresses(verifier, "--verifier"), _addresses(cells, "--cells")
     if not homes:
         raise typer.BadParameter("needs at least one host:port", param_hint="--verifier")
-    try:
-        check_verification(verification)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--verification") from error
     uris = {}
     for option, text in (("--model", model), ("--target", target)):
         try:
@@ -199,6 +198,8 @@ def serve(
         max_sequences=max_sequences,
         max_waiting=max_waiting,
         request_seconds=request_timeout,
+        draft_ahead=draft_ahead,
+        verification=verification,
     )
     place = _Place(dtype, device, threads, cache, address, http_port, drain_seconds, max_context_tokens)
     # Threads that spin between passes starve whoever shares the cores; read when torch is first imported.
@@ -303,12 +304,13 @@ def _load(
     if model.scheme is not Scheme.BUILTIN:
         _same_tokenizer(load_tokenizer(model, cache=place.cache), model, tokenizer, target)
     loaded = load_model(model, target=target, dtype=place.dtype, device=place.device, cache=place.cache)
-    engine = ModelEngine(
+    engine = ModelEngine.load(
         loaded,
         slots=settings.max_sequences,
         max_context=place.max_context_tokens,
         support_size=settings.support_size,
         vocabulary_size=tokenizer.vocabulary_size,
+        coupled=settings.verification == "coupled",
     )
     logger.info(
         "loaded %s as %s on %s, fingerprint %s", model, loaded.dtype, loaded.device, loaded.fingerprint

@@ -1,8 +1,8 @@
-"""Drafting with a model: all sequences that hold a grant together, one token a pass.
+"""Drafting with a model: all sequences of a call together, one token a pass.
 
-The model keeps its own KV cache. After a verdict the cache is right up to the
-last accepted token; only what differs from the committed tokens is fed again,
-in the same pass that drafts the first token.
+The model keeps its own KV cache, guesses included. After a verdict the cache is
+right up to the last token that stands; where everything guessed does, drafting
+goes on from there, and nothing is computed again.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
-from goodspeed_runtime.decoding.proposing import propose
+from goodspeed_runtime.decoding.proposing import Proposal, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
-from goodspeed_runtime.decoding.serving import serve
-from goodspeed_runtime.drafter.engine import Job
+from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.drafter.confidence import Calibration
+from goodspeed_runtime.drafter.engine import Draft, Job
+from goodspeed_runtime.drafter.hypothesis import Hypothesis
 from goodspeed_runtime.models.loading import LoadedModel
-from goodspeed_runtime.protocol.wire import DraftBlock
 
 PREFILL_CHUNK = 256
 """Most tokens of a prompt in one pass."""
@@ -28,67 +28,43 @@ JOINT_TOKENS = 32
 
 @dataclass(slots=True)
 class _State:
-    """A sequence's slot and the tokens whose keys and values are in it, the first of them committed."""
+    """A sequence's slot, the tokens whose keys and values are in it, and what is guessed after them."""
 
     slot: int
     fed: list[int] = field(default_factory=list)
     committed: int = 0
-
-
-class _Columns:
-    """Collects the tokens and supports of one draft."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self._sizes: list[int] = []
-        self._ids: list[npt.NDArray[np.int32]] = []
-        self._weights: list[npt.NDArray[np.int32]] = []
-
-    def add(self, token: int, size: int, ids: npt.NDArray[np.int32], weights: npt.NDArray[np.int32]) -> None:
-        self.tokens.append(token)
-        self._sizes.append(size)
-        self._ids.append(ids[:size])
-        self._weights.append(weights[:size])
-
-    def block(self) -> DraftBlock:
-        none = np.empty(0, dtype=np.int32)
-        return DraftBlock(
-            np.asarray(self.tokens, dtype=np.int32),
-            np.asarray(self._sizes, dtype=np.int32),
-            np.concatenate([none, *self._ids]),
-            np.concatenate([none, *self._weights]),
-        )
+    hypothesis: Hypothesis = field(default_factory=Hypothesis)
 
 
 class ModelEngine:
     """Draft engine of a transformers model."""
 
     def __init__(
-        self, loaded: LoadedModel, *, slots: int, max_context: int, support_size: int, vocabulary_size: int
+        self,
+        model: ServedModel,
+        fingerprint: str,
+        *,
+        max_context: int,
+        support_size: int,
+        vocabulary_size: int,
+        coupled: bool = False,
     ) -> None:
-        """Allocates the KV cache.
+        """Takes a model over.
 
         Args:
-            loaded: the draft model.
-            slots: sequences at once.
-            max_context: tokens of one sequence; fewer when the model has fewer positions, and
-                longer sequences go on without drafts.
+            model: the draft model with its cache; `load` makes one.
+            fingerprint: of its weights.
+            max_context: tokens of one sequence; longer ones go on without drafts.
             support_size: most ids in a q.
             vocabulary_size: ids that the verifier understands; others are never proposed.
+            coupled: draws with the noise that the verifier draws with, in place of a q of its own.
 
         Raises:
-            ValueError: the model does not know all of these ids, or cannot be served.
+            ValueError: the model does not know all of these ids.
         """
-        self.fingerprint = loaded.fingerprint
-        positions = getattr(loaded.module.config, "max_position_embeddings", None) or max_context
-        self._max_context = min(max_context, positions)
-        self._model = serve(
-            loaded,
-            slots=slots,
-            max_context=self._max_context,
-            max_tokens=max(PREFILL_CHUNK, slots * JOINT_TOKENS),
-            max_rows=slots,
-        )
+        self.fingerprint = fingerprint
+        self._max_context = max_context
+        self._model = model
         if self._model.vocabulary_size < vocabulary_size:
             raise ValueError(
                 f"the draft model knows {self._model.vocabulary_size} token ids, the target's tokenizer has "
@@ -96,37 +72,99 @@ class ModelEngine:
             )
         self._support_size = support_size
         self._vocabulary_size = vocabulary_size
+        self._coupled = coupled
         self._states: dict[int, _State] = {}
+        self._calibration = Calibration()
 
-    def draft(self, jobs: Sequence[Job]) -> list[DraftBlock]:
+    @classmethod
+    def load(
+        cls,
+        loaded: LoadedModel,
+        *,
+        slots: int,
+        max_context: int,
+        support_size: int,
+        vocabulary_size: int,
+        coupled: bool = False,
+    ) -> ModelEngine:
+        """Allocates the KV cache of a loaded model for so many ``slots``; see `__init__` for the rest.
+
+        A model with fewer positions than ``max_context`` drafts as far as they go.
+
+        Raises:
+            ValueError: the model does not know all of the vocabulary, or cannot be served.
+        """
+        positions = getattr(loaded.module.config, "max_position_embeddings", None) or max_context
+        max_context = min(max_context, positions)
+        model = serve(
+            loaded,
+            slots=slots,
+            max_context=max_context,
+            max_tokens=max(PREFILL_CHUNK, slots * JOINT_TOKENS),
+            max_rows=slots,
+        )
+        return cls(
+            model,
+            loaded.fingerprint,
+            max_context=max_context,
+            support_size=support_size,
+            vocabulary_size=vocabulary_size,
+            coupled=coupled,
+        )
+
+    def draft(self, jobs: Sequence[Job]) -> list[Draft]:
         """See `DraftEngine.draft`; a sequence without a slot gets an empty draft."""
-        columns = [_Columns() for _ in jobs]
+        states = [self._catch_up(job) for job in jobs]
         going = [
-            (job, column, state)
-            for job, column in zip(jobs, columns, strict=True)
-            if (state := self._catch_up(job)) is not None
+            (job, state)
+            for job, state in zip(jobs, states, strict=True)
+            if state is not None and self._wants(job, state)
         ]
         while going:
-            segments = [self._segment(job, column, state) for job, column, state in going]
+            segments = [self._segment(job, state) for job, state in going]
             logits = self._model.forward(segments)[:, : self._vocabulary_size]
-            for segment, (_, _, state) in zip(segments, going, strict=True):
+            for segment, (_, state) in zip(segments, going, strict=True):
                 state.fed.extend(segment.tokens)
-            proposal = propose(
-                logits,
-                [job.sampling for job, _, _ in going],
-                [len(job.tokens) + len(column.tokens) for job, column, _ in going],
-                [len(job.tokens) for job, _, _ in going],
-                support_size=self._support_size,
-            )
-            for row, (_, column, _) in enumerate(going):
-                column.add(
+            proposal = self._propose(logits, going)
+            for row, (_, state) in enumerate(going):
+                size = int(proposal.support_sizes[row])
+                state.hypothesis.add(
                     int(proposal.tokens[row]),
-                    int(proposal.support_sizes[row]),
-                    proposal.support_ids[row],
-                    proposal.support_weights[row],
+                    float(proposal.confidence[row]),
+                    proposal.support_ids[row, :size],
+                    proposal.support_weights[row, :size],
                 )
-            going = [entry for entry in going if len(entry[1].tokens) < self._limit(entry[0])]
-        return [column.block() for column in columns]
+            going = [(job, state) for job, state in going if self._wants(job, state)]
+        return [
+            self._answer(job, Hypothesis() if state is None else state.hypothesis)
+            for job, state in zip(jobs, states, strict=True)
+        ]
+
+    def _propose(self, logits: Tensor, going: Sequence[tuple[Job, _State]]) -> Proposal:
+        sampling = [job.sampling for job, _ in going]
+        positions = [len(job.tokens) + len(state.hypothesis.tokens) for job, state in going]
+        if self._coupled:
+            return propose_coupled(logits, sampling, positions, support_size=self._support_size)
+        starts = [state.hypothesis.start for _, state in going]
+        return propose(logits, sampling, positions, starts, support_size=self._support_size)
+
+    def _answer(self, job: Job, hypothesis: Hypothesis) -> Draft:
+        confidence = hypothesis.confidence[: self._limit(job)]
+        count = self._calibration.worth(confidence, job.least_chance)
+        return Draft(hypothesis.block(count), confidence[:count])
+
+    def _wants(self, job: Job, state: _State) -> bool:
+        """Whether another token should be drafted."""
+        confidence = state.hypothesis.confidence
+        return (
+            len(confidence) < self._limit(job)
+            and self._calibration.worth(confidence, job.least_chance) == len(confidence)
+            and (not confidence or self._calibration.pays(confidence, job.token_cost))
+        )
+
+    def learn(self, confidence: float, stood: bool) -> None:
+        """See `DraftEngine.learn`."""
+        self._calibration.learn(confidence, stood)
 
     def release(self, key: int) -> None:
         """See `DraftEngine.release`."""
@@ -136,10 +174,10 @@ class ModelEngine:
 
     def _limit(self, job: Job) -> int:
         """The last drafted token is never fed, so a draft may end at the context's end."""
-        return min(job.grant, self._max_context - len(job.tokens) + 1)
+        return max(0, min(job.grant, self._max_context - len(job.tokens) + 1))
 
     def _catch_up(self, job: Job) -> _State | None:
-        """The sequence's cache rolled back to what was committed, long prompts fed but for the last chunk."""
+        """The sequence's cache rolled back to what still holds, long prompts fed but for the last chunk."""
         if self._limit(job) < 1:
             return None
         state = self._states.get(job.key)
@@ -148,19 +186,22 @@ class ModelEngine:
             if slot is None:
                 return None
             state = self._states[job.key] = _State(slot)
-        fed, limit = state.fed, min(len(state.fed), len(job.tokens) - 1)
-        # What was committed stays; only the last draft can have been refused.
+        state.hypothesis.follow(job.tokens)
+        text = [*job.tokens, *state.hypothesis.tokens]
+        fed, limit = state.fed, min(len(state.fed), len(text) - 1)
+        # What was committed stays; only guesses can have been refused.
         guessed = range(min(state.committed, limit), limit)
-        same = next((i for i in guessed if fed[i] != job.tokens[i]), limit)
+        same = next((i for i in guessed if fed[i] != text[i]), limit)
         del fed[same:]
         state.committed = len(job.tokens)
         self._model.lengths[state.slot] = same
-        while (rest := len(job.tokens) - len(fed)) > JOINT_TOKENS:
-            chunk = job.tokens[len(fed) : len(fed) + min(PREFILL_CHUNK, rest - 1)]
+        while (rest := len(text) - len(fed)) > JOINT_TOKENS:
+            chunk = text[len(fed) : len(fed) + min(PREFILL_CHUNK, rest - 1)]
             self._model.forward([Segment(state.slot, len(fed), chunk, 0)])
             fed.extend(chunk)
         return state
 
-    def _segment(self, job: Job, column: _Columns, state: _State) -> Segment:
-        tokens = column.tokens[-1:] if column.tokens else job.tokens[len(state.fed) :]
-        return Segment(state.slot, len(state.fed), tokens, 1)
+    def _segment(self, job: Job, state: _State) -> Segment:
+        fed = len(state.fed)
+        tokens = [*job.tokens[fed:], *state.hypothesis.tokens[max(0, fed - len(job.tokens)) :]]
+        return Segment(state.slot, fed, tokens, 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+VerificationName = Literal["rejection", "coupled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class DrafterSettings:
         max_sequences: answers generated at once; more wait.
         max_waiting: answers that may wait before requests are refused.
         request_seconds: longest time an answer may make no progress.
+        draft_ahead: goes on drafting while verdicts are under way.
+        verification: the rule that the verifier keeps answers lossless by.
     """
 
     name: str
@@ -40,3 +45,5 @@ class DrafterSettings:
     max_sequences: int = 16
     max_waiting: int = 256
     request_seconds: float = 120.0
+    draft_ahead: bool = True
+    verification: VerificationName = "rejection"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+PROTOCOL_VERSION = 2
+"""Of the conversation in speculation.proto; both ends must speak the same."""
 TOKEN_BYTES = 3
 TOKEN_LIMIT = 1 << (8 * TOKEN_BYTES)
 SUPPORT_LIMIT = 4096
@@ -51,6 +53,17 @@ class DraftBlock:
 
     def __len__(self) -> int:
         return int(self.tokens.size)
+
+    def part(self, start: int, end: int) -> DraftBlock:
+        """The tokens ``[start, end)`` with their distributions."""
+        ends = np.concatenate([[0], np.cumsum(self.support_sizes)])
+        first, last = int(ends[min(start, len(self))]), int(ends[min(end, len(self))])
+        return DraftBlock(
+            self.tokens[start:end],
+            self.support_sizes[start:end],
+            self.support_ids[first:last],
+            self.support_weights[first:last],
+        )
 
 
 def pack_tokens(tokens: npt.ArrayLike) -> bytes:

@@ -7,15 +7,38 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from goodspeed_runtime.metrics import VerifierMetrics, pass_size
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.verifier.grants import Figures, Grants, Outcome
-from goodspeed_runtime.verifier.sequence import Client, Sequence
+from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
 WINDOW_SECONDS = 5.0
 """Over which tokens per second are counted."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """What one drafter has come to since it was last booked: looking a series up costs more than adding."""
+
+    drafts: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    ratio: float = 0.0
+    emitted: int = 0
+    granted: int = 0
+    first: int = 0
+    plain: int = 0
+    positions: list[int] = field(default_factory=list)
+
+    def accept(self, count: int) -> None:
+        """A draft of which so many tokens stand."""
+        for position in range(count):
+            if position == len(self.positions):
+                self.positions.append(0)
+            self.positions[position] += 1
 
 
 class Ledger:
@@ -26,6 +49,8 @@ class Ledger:
         self._cell = (settings.cluster, settings.name)
         self._positions: dict[Client, set[int]] = {}
         self._recent: dict[Client, deque[tuple[float, int]]] = {}
+        self._pages: dict[Client, _Page] = {}
+        self._tenants: dict[Account, int] = {}
         self.budget(settings.budget_tokens)
         metrics.budget_limit.labels(*self._cell).set(settings.most_budget)
         metrics.kv_slots.labels(*self._cell).set(settings.max_sequences)
@@ -45,30 +70,44 @@ class Ledger:
         """Starts a drafter's series."""
         self._positions[client] = set()
         self._recent[client] = deque()
+        self._pages[client] = _Page()
         self._metrics.add_client(self._labels(client))
         self._watch(client)
 
     def remove(self, client: Client) -> None:
         """Ends a drafter's series."""
         del self._recent[client]
+        del self._pages[client]
         self._metrics.remove_client(self._labels(client), self._positions.pop(client))
+
+    def add_tenant(self, account: Account) -> None:
+        """Starts a tenant's series."""
+        self._tenants[account] = 0
+        labels = (*self._cell, account.name)
+        self._metrics.tenant_emitted_tokens.labels(*labels)
+        self._metrics.tenant_weight.labels(*labels).set(account.weight)
+        self._metrics.tenant_sequences.labels(*labels).set_function(lambda: account.held)
 
     def error(self, code: pb.ErrorCode) -> None:
         """A sequence or stream ended by an error."""
         self._metrics.errors.labels(*self._cell, pb.ErrorCode.Name(code)).inc()
 
+    def received(self, count: int) -> None:
+        """A frame of so many bytes has come from a drafter."""
+        self._metrics.received_bytes.labels(*self._cell).inc(count)
+
     def phase(self, name: str, seconds: float) -> None:
         """Part of a round's time."""
         self._metrics.round_seconds.labels(*self._cell, name).observe(seconds)
 
-    def first_token(self, client: Client) -> None:
+    def first_token(self, sequence: Sequence) -> None:
         """A prefill has given a token."""
-        self._metrics.first_tokens.labels(*self._labels(client)).inc()
-        self._emitted(client, 1)
+        self._pages[sequence.client].first += 1
+        self._emitted(sequence, 1)
 
     def granted(self, sequence: Sequence) -> None:
         """A sequence was told its grant."""
-        self._metrics.granted_tokens.labels(*self._labels(sequence.client)).inc(sequence.grant)
+        self._pages[sequence.client].granted += sequence.grant
 
     @contextmanager
     def solving(self) -> Iterator[None]:
@@ -93,6 +132,7 @@ class Ledger:
         schedule: float,
         clients: Collection[Client],
         grants: Grants,
+        sent_bytes: int,
     ) -> None:
         """One round is over."""
         metrics = self._metrics
@@ -100,42 +140,72 @@ class Ledger:
         self.phase("schedule", schedule)
         self.phase("total", forward + schedule)
         metrics.round_tokens.labels(*self._cell).observe(tokens)
+        metrics.sent_bytes.labels(*self._cell).inc(sent_bytes)
         size = pass_size(tokens)
         metrics.pass_seconds.labels(*self._cell, size).observe(forward)
         metrics.pass_tokens.labels(*self._cell, size).inc(tokens)
-        for client in {outcome.sequence.client for outcome in outcomes} & set(self._recent):
-            metrics.client_rounds.labels(*self._labels(client)).inc()
         for outcome in outcomes:
             self._outcome(outcome)
+        for account, count in self._tenants.items():
+            labels = (*self._cell, account.name)
+            if count:
+                metrics.tenant_emitted_tokens.labels(*labels).inc(count)
+                self._tenants[account] = 0
+            metrics.tenant_goodput.labels(*labels).set(grants.goodput(account))
         for client in clients:
-            self._gauges(client, grants)
-            under_way = sum(sequence.opened for sequence in client.sequences.values())
-            metrics.sequence_rounds.labels(*self._labels(client)).inc(under_way)
+            self._book(client, grants)
 
     def _outcome(self, outcome: Outcome) -> None:
-        client = outcome.sequence.client
-        labels = self._labels(client)
-        self._metrics.drafts.labels(*labels).inc()
-        self._metrics.draft_tokens.labels(*labels).inc(outcome.drafted)
-        self._metrics.accepted_tokens.labels(*labels).inc(outcome.accepted)
-        self._metrics.expected_accepted_tokens.labels(*labels).inc(outcome.soft_ratio)
-        for position in range(outcome.accepted):
+        page = self._pages.get(outcome.sequence.client)
+        if page is None:
+            return
+        if outcome.sent is not None:
+            page.drafts += 1
+            page.drafted += outcome.drafted
+            page.ratio += outcome.soft_ratio
+            page.accepted += outcome.accepted
+            page.accept(outcome.accepted)
+        else:
+            page.plain += outcome.committed
+        self._emitted(outcome.sequence, outcome.committed)
+
+    def _emitted(self, sequence: Sequence, count: int) -> None:
+        self._pages[sequence.client].emitted += count
+        if sequence.account in self._tenants:
+            self._tenants[sequence.account] += count
+
+    def _book(self, client: Client, grants: Grants) -> None:
+        metrics, labels, page = self._metrics, self._labels(client), self._pages[client]
+        self._pages[client] = _Page()
+        under_way = sum(sequence.opened for sequence in client.sequences.values())
+        metrics.sequence_rounds.labels(*labels).inc(under_way)
+        if page.drafts:
+            metrics.client_rounds.labels(*labels).inc()
+            metrics.drafts.labels(*labels).inc(page.drafts)
+            metrics.draft_tokens.labels(*labels).inc(page.drafted)
+            metrics.expected_accepted_tokens.labels(*labels).inc(page.ratio)
+            metrics.accepted_tokens.labels(*labels).inc(page.accepted)
+        for position, count in enumerate(page.positions):
             self._positions[client].add(position)
-            self._metrics.accepted_per_position.labels(*labels, str(position)).inc()
-        self._emitted(client, outcome.committed)
-
-    def _emitted(self, client: Client, count: int) -> None:
-        self._metrics.emitted_tokens.labels(*self._labels(client)).inc(count)
-        recent, now = self._recent[client], time.monotonic()
-        recent.append((now, count))
-        while recent[0][0] < now - WINDOW_SECONDS:
-            recent.popleft()
-
-    def _gauges(self, client: Client, grants: Grants) -> None:
-        labels = self._labels(client)
-        acceptance, goodput = grants.estimates(client)
-        self._metrics.acceptance.labels(*labels).set(acceptance)
-        self._metrics.goodput_round.labels(*labels).set(goodput)
+            metrics.accepted_per_position.labels(*labels, str(position)).inc(count)
+        for counter, count in (
+            (metrics.first_tokens, page.first),
+            (metrics.plain_tokens, page.plain),
+            (metrics.granted_tokens, page.granted),
+            (metrics.emitted_tokens, page.emitted),
+        ):
+            if count:
+                counter.labels(*labels).inc(count)
+        if page.emitted:
+            recent, now = self._recent[client], time.monotonic()
+            recent.append((now, page.emitted))
+            while recent[0][0] < now - WINDOW_SECONDS:
+                recent.popleft()
+        if page.drafts or page.emitted:
+            acceptance, goodput = grants.estimates(client)
+            metrics.acceptance.labels(*labels).set(acceptance)
+            metrics.goodput_round.labels(*labels).set(goodput)
+            metrics.round_trip.labels(*labels).set(grants.round_trip(client))
 
     def _watch(self, client: Client) -> None:
         """Gauges that must stay true while no round runs are read off the client when scraped."""

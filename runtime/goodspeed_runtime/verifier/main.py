@@ -15,8 +15,12 @@ import typer
 from goodspeed_runtime import logs
 from goodspeed_runtime.models.dtype import Device, DType
 from goodspeed_runtime.models.uri import ModelURI
-from goodspeed_runtime.protocol.verification import check_verification
-from goodspeed_runtime.verifier.settings import AllocatorName, ObjectiveName, VerifierSettings
+from goodspeed_runtime.verifier.settings import (
+    AllocatorName,
+    ObjectiveName,
+    VerificationName,
+    VerifierSettings,
+)
 
 if TYPE_CHECKING:
     from goodspeed_runtime.decoding.serving import ServedModel
@@ -100,15 +104,13 @@ def serve(
     max_draft_tokens: Annotated[
         int, typer.Option(envvar="GOODSPEED_MAX_DRAFT_TOKENS", min=0, max=256, help="Cap on every grant.")
     ] = 16,
-    gather_fraction: Annotated[
-        float,
+    barrier: Annotated[
+        bool,
         typer.Option(
-            envvar="GOODSPEED_GATHER_FRACTION",
-            min=0,
-            max=10,
-            help="Wait for drafts still out, as a share of a recent round's time; 0 never waits.",
+            envvar="GOODSPEED_BARRIER",
+            help="Rounds wait for every draft, as the paper's do; for comparison.",
         ),
-    ] = 0.5,
+    ] = False,
     allocator: Annotated[
         AllocatorName,
         typer.Option(
@@ -134,10 +136,10 @@ def serve(
         float, typer.Option(envvar="GOODSPEED_GOODPUT_STEP", min=0, max=1, help="β, of the goodput.")
     ] = 0.1,
     verification: Annotated[
-        str,
+        VerificationName,
         typer.Option(
             envvar="GOODSPEED_VERIFICATION",
-            help="The rule that keeps answers lossless: rejection.",
+            help="The rule that keeps answers lossless: rejection sampling, or noise shared by both sides.",
         ),
     ] = "rejection",
     drain_seconds: Annotated[
@@ -163,10 +165,6 @@ def serve(
         uri = ModelURI.parse(model)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--model") from error
-    try:
-        check_verification(verification)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--verification") from error
     settings = VerifierSettings(
         name=name or socket.gethostname(),
         cluster=cluster,
@@ -178,12 +176,13 @@ def serve(
         max_waiting=max_waiting,
         prefill_chunk_tokens=prefill_chunk_tokens,
         max_draft_tokens=max_draft_tokens,
-        gather_fraction=gather_fraction,
+        barrier=barrier,
         allocator=allocator,
         objective=objective,
         utility_alpha=utility_alpha,
         acceptance_step=acceptance_step,
         goodput_step=goodput_step,
+        verification=verification,
     )
     # Threads that spin between passes starve the drafters beside us; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -6,16 +6,23 @@ What depends on a sequence's state is the engine's to judge.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
-from goodspeed_runtime.protocol.wire import TOKEN_BYTES, DraftBlock, WireError, unpack_draft, unpack_tokens
-from goodspeed_runtime.verifier.sequence import Client, Sequence
+from goodspeed_runtime.protocol.wire import (
+    PROTOCOL_VERSION,
+    TOKEN_BYTES,
+    DraftBlock,
+    WireError,
+    unpack_draft,
+    unpack_tokens,
+)
+from goodspeed_runtime.verifier.sequence import Account, Client, Sequence, compact
 
-PROTOCOL_VERSION = 1
 STOP_TOKENS = 1024
 _NAME_LIMIT = 253
 _WEIGHTS = (1e-6, 1e6)
@@ -80,7 +87,9 @@ def check_hello(hello: pb.Hello, target: Target) -> None:
         )
 
 
-def check_open(message: pb.Open, client: Client, model_ids: int, max_context: int) -> Sequence:
+def check_open(
+    message: pb.Open, client: Client, tenants: Mapping[str, Account], model_ids: int, max_context: int
+) -> Sequence:
     """A sequence from the network, checked.
 
     Raises:
@@ -128,10 +137,16 @@ def check_open(message: pb.Open, client: Client, model_ids: int, max_context: in
         sampling = Sampling(wish.temperature, wish.top_k, wish.top_p, wish.seed)
     except ValueError as error:
         raise RefusedError(pb.INVALID_SAMPLING, f"open.sampling: {error}", key) from error
+    account = tenants.get(message.tenant) if message.tenant else client.account
+    if account is None:
+        raise RefusedError(
+            pb.UNKNOWN_TENANT, f"open.tenant is {message.tenant!r}, which this verifier was not told of", key
+        )
     return Sequence(
         client=client,
+        account=account,
         key=key,
-        tokens=tokens.tolist(),
+        tokens=compact(tokens.tolist()),
         prompt_tokens=message.prompt_tokens,
         max_tokens=message.max_tokens,
         sampling=sampling,

@@ -1,8 +1,9 @@
-"""What the verifier knows of a drafter and of each of its sequences."""
+"""What the verifier knows of a drafter, of whose requests it brings, and of each of its sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from goodspeed_runtime.decoding.sampling import Sampling
@@ -10,6 +11,30 @@ from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 
 Deliver = Callable[[pb.VerifierFrame], None]
+
+NOTHING = DraftBlock.point_masses(())
+
+
+def compact(tokens: Iterable[int]) -> array[int]:
+    """Token ids, four bytes each: an idle sequence is hardly more than these."""
+    return array("i", tokens)
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """Whose goodput the scheduler is fair about: a tenant, or a drafter whose requests name none.
+
+    Attributes:
+        name: the tenant's or the drafter's.
+        weight: in the utility.
+        row: in the estimators of goodput.
+        held: sequences of it that have a KV slot.
+    """
+
+    name: str
+    weight: float
+    row: int = -1
+    held: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -19,17 +44,17 @@ class Client:
     Attributes:
         name: unique among the streams of this verifier.
         pool: it belongs to.
-        weight: in the utility.
+        account: of its requests without a tenant.
         max_draft_tokens: its longest draft.
         deliver: hands it a frame; callable from any thread, never blocks.
-        row: in the estimators.
+        row: in the estimators of acceptance and time.
         pending: its commands that the compute thread has not come to; the inbox's to count.
         leaving: it has been told to go, and what it still sends is meant for where it goes.
     """
 
     name: str
     pool: str
-    weight: float
+    account: Account
     max_draft_tokens: int
     deliver: Deliver
     row: int = -1
@@ -44,6 +69,7 @@ class Sequence:
 
     Attributes:
         client: whose it is.
+        account: who is served by it.
         key: its number on the client's stream.
         tokens: prompt and everything committed.
         prompt_tokens: how many of them are the prompt.
@@ -52,27 +78,45 @@ class Sequence:
         stop_tokens: ids that end it.
         arrived: monotonic seconds when it, or its draft, came in.
         granted: monotonic seconds when its grant was sent.
+        granted_at: length of `tokens` then; no draft begins earlier.
+        due: monotonic seconds when its draft should come.
+        expected: tokens that the draft should commit, bonus included.
+        acceptance: that was reckoned with.
         slot: of the KV cache; -1 while it waits for one.
         filled: tokens of the prefill that are in the cache; the prefill is over at `len(tokens)`.
         opened: whether its first token has been sent.
-        grant: draft tokens allowed and not yet verified.
-        draft: what came for the next round.
+        grant: draft tokens allowed and not yet verified; 0 while it is decoded without drafts.
+        draft: what came for the next round, as far as it follows `tokens`.
+        sent: tokens that the draft had when it came.
+        held_seconds: from the grant's coming to the draft's going at the drafter.
     """
 
     client: Client
+    account: Account
     key: int
-    tokens: list[int]
+    tokens: array[int]
     prompt_tokens: int
     max_tokens: int
     sampling: Sampling
     stop_tokens: frozenset[int]
     arrived: float
     granted: float = 0.0
+    granted_at: int = 0
+    due: float = 0.0
+    expected: float = 1.0
+    acceptance: float = 0.0
     slot: int = -1
     filled: int = 0
     opened: bool = False
     grant: int = 0
     draft: DraftBlock | None = None
+    sent: int = 0
+    held_seconds: float = 0.0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a draft of it is out."""
+        return self.grant > 0 and self.draft is None
 
     def room(self, max_context: int) -> int:
         """Tokens that may still be committed."""
@@ -82,3 +126,16 @@ class Sequence:
     def longest_draft(self, max_context: int, limit: int) -> int:
         """The largest grant that makes sense: the bonus token needs a place too."""
         return max(0, min(limit, self.client.max_draft_tokens, self.room(max_context) - 1))
+
+    def take(self, draft: DraftBlock, position: int) -> None:
+        """Keeps what of a draft from ``position`` on still follows the committed tokens.
+
+        That what is kept is q's own choice does not depend on how the tokens before it came about, so a
+        draft overtaken by the verifier stays lossless.
+        """
+        overtaken = len(self.tokens) - position
+        self.sent = len(draft)
+        if overtaken and self.tokens[position:] != compact(draft.tokens[:overtaken].tolist()):
+            self.draft = NOTHING
+        else:
+            self.draft = draft.part(overtaken, len(draft)) if overtaken else draft

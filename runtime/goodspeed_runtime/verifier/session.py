@@ -16,17 +16,17 @@ from typing import Any
 import grpc
 
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
+from goodspeed_runtime.protocol.wire import PROTOCOL_VERSION
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import (
-    PROTOCOL_VERSION,
     RefusedError,
     Target,
     check_draft,
     check_hello,
     check_open,
 )
-from goodspeed_runtime.verifier.sequence import Client
+from goodspeed_runtime.verifier.sequence import Account, Client
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Session:
         client = Client(
             name=hello.drafter,
             pool=hello.pool,
-            weight=hello.weight,
+            account=Account(hello.drafter, hello.weight),
             max_draft_tokens=min(hello.max_draft_tokens, self._settings.max_draft_tokens),
             deliver=self._deliver,
         )
@@ -146,7 +146,7 @@ class Session:
                 tokenizer_fingerprint=target.tokenizer_fingerprint,
                 vocabulary_size=target.vocabulary_size,
                 max_context_tokens=settings.max_context_tokens,
-                verification=pb.REJECTION,
+                verification=pb.COUPLED if settings.verification == "coupled" else pb.REJECTION,
             )
         )
 
@@ -156,7 +156,7 @@ class Session:
         Raises:
             RefusedError: the stream itself breaks the protocol.
         """
-        settings, ids = self._settings, self._target.model_ids
+        settings, ids, tenants = self._settings, self._target.model_ids, self._engine.tenants
         while True:
             # Rare, and the compute thread has better to do than to wake us.
             while client.pending > PENDING_COMMANDS:  # noqa: ASYNC110
@@ -164,6 +164,7 @@ class Session:
             frame = await self._context.read()
             if frame is grpc.aio.EOF:
                 return
+            self._ledger.received(frame.ByteSize())
             count = len(frame.closes) + len(frame.opens) + len(frame.drafts)
             if count > FRAME_MESSAGES:
                 raise RefusedError(
@@ -173,12 +174,13 @@ class Session:
                 self._engine.close(client, close.sequence)
             for message in frame.opens:
                 with self._refusing(client):
-                    self._engine.open(check_open(message, client, ids, settings.max_context_tokens))
+                    self._engine.open(check_open(message, client, tenants, ids, settings.max_context_tokens))
                 await asyncio.sleep(0)  # a frame of many prompts must not keep other streams waiting
             for message in frame.drafts:
                 with self._refusing(client):
                     draft = check_draft(message, ids, settings.max_draft_tokens)
-                    self._engine.draft(client, message.sequence, message.position, draft)
+                    held = message.held_us / 1e6
+                    self._engine.draft(client, message.sequence, message.position, draft, held)
 
     @contextlib.contextmanager
     def _refusing(self, client: Client) -> Iterator[None]:

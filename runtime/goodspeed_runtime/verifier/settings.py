@@ -7,6 +7,7 @@ from typing import Literal
 
 AllocatorName = Literal["gradient", "fixed", "random"]
 ObjectiveName = Literal["perRound", "perSecond"]
+VerificationName = Literal["rejection", "coupled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,14 @@ class VerifierSettings:
         max_waiting: sequences that may wait for a slot before more are refused.
         prefill_chunk_tokens: most prompt tokens in one round.
         max_draft_tokens: cap on every grant.
-        gather_fraction: how long a round waits for drafts that are still out, as a
-            share of a recent round's time; 0 never waits.
+        barrier: rounds wait for every draft, as the paper's do.
         allocator: divides the budget.
         objective: what gradient divides it for: goodput per round or per second.
         utility_alpha: of the α-fair utility.
         acceptance_step: η of the acceptance estimate.
         goodput_step: β of the goodput estimate.
+        verification: the rule that keeps answers lossless.
+        tenants: name and weight of each that a request may name.
     """
 
     name: str
@@ -43,12 +45,14 @@ class VerifierSettings:
     max_waiting: int = 256
     prefill_chunk_tokens: int = 256
     max_draft_tokens: int = 16
-    gather_fraction: float = 0.5
+    barrier: bool = False
     allocator: AllocatorName = "gradient"
     objective: ObjectiveName = "perRound"
     utility_alpha: float = 1.0
     acceptance_step: float = 0.1
     goodput_step: float = 0.1
+    verification: VerificationName = "rejection"
+    tenants: tuple[tuple[str, float], ...] = ()
 
     @property
     def most_budget(self) -> int:

@@ -1,4 +1,9 @@
-"""What goodput per second needs beyond the paper: how long drafts, links and passes take here and now."""
+"""How long drafts, links and passes take here and now, learnt from what comes in.
+
+No clock of a drafter is trusted or compared with ours. The verifier sees when it
+sent a grant and when the draft came; the drafter says how long it held the grant
+by its own clock; the rest was the round trip.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,12 @@ import numpy.typing as npt
 
 from goodspeed_runtime.scheduling.estimators import GoodputEstimator
 from goodspeed_runtime.scheduling.measured import DraftTimeEstimator, PassTimeEstimator
-from goodspeed_runtime.scheduling.timing import Timing
+from goodspeed_runtime.scheduling.timing import Timing, VerificationCost
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_TRIP_STEP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,47 +38,86 @@ class RoundTimes:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Drafts that were answered in a round, one entry each.
+
+    Attributes:
+        rows: int64 `[m]`, of the drafters.
+        sent: int64 `[m]`, tokens in the drafts as they came.
+        seconds: float64 `[m]`, from the grant's sending to the draft's arrival.
+        held: float64 `[m]`, how much of that the drafter had it.
+    """
+
+    rows: Integers
+    sent: Integers
+    seconds: Floats
+    held: Floats
+
+
 class Speeds:
-    """Estimates in seconds, one row a client as in the other estimators."""
+    """Estimates in seconds: one row a drafter for times, one row an account for goodput."""
 
     def __init__(self, goodput_step: float) -> None:
         self._goodput = GoodputEstimator(step=goodput_step)
-        self._drafts = DraftTimeEstimator()
+        self._held = DraftTimeEstimator(prior_delay=0.002)
         self._passes = PassTimeEstimator()
+        self._trips: Floats = np.zeros(0)
 
     def add(self, row: int) -> None:
-        """Starts a client at the priors."""
-        self._goodput.add(row)
-        self._drafts.add(row)
+        """Starts a drafter at the priors."""
+        self._held.add(row)
+        if row >= len(self._trips):
+            self._trips = np.pad(self._trips, (0, row + 16 - len(self._trips)))
+        self._trips[row] = np.nan
 
-    def remove(self, row: int) -> None:
-        """Forgets a client."""
+    def add_account(self, row: int) -> None:
+        """Starts an account at the mean of those present."""
+        self._goodput.add(row)
+
+    def remove_account(self, row: int) -> None:
+        """Forgets an account."""
         self._goodput.remove(row)
 
-    def learn(
-        self,
-        rows: npt.NDArray[np.int64],
-        drafted: npt.NDArray[np.int64],
-        committed: npt.NDArray[np.int64],
-        draft_seconds: npt.NDArray[np.float64],
-        *,
-        active: Many[int],
-        times: RoundTimes,
-    ) -> None:
-        """One round's drafts, one row each; clients in `active` without one have got nothing this time."""
+    def earned(self, rows: Integers, committed: Integers, active: Many[int], times: RoundTimes) -> None:
+        """What accounts got in a round, rows repeated; those in ``active`` without an entry got nothing."""
         self._passes.update(times.tokens, times.pass_seconds)
-        if len(rows):
-            self._drafts.update(rows, drafted, draft_seconds)
         everyone = np.concatenate([rows, np.asarray(active, dtype=np.int64)])
-        earned = np.concatenate([committed / max(times.seconds, 1e-6), np.zeros(len(active))])
+        tokens = np.concatenate([committed / max(times.seconds, 1e-6), np.zeros(len(active))])
         if len(everyone):
-            self._goodput.update(everyone, earned)
+            self._goodput.update(everyone, tokens)
 
-    def goodput(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """X in tokens per second, float64 `[m]`."""
+    def arrived(self, arrivals: Arrivals) -> None:
+        """Learns from one round's drafts."""
+        if not len(arrivals.rows):
+            return
+        held = np.minimum(arrivals.held, arrivals.seconds)
+        self._held.update(arrivals.rows, arrivals.sent, held)
+        for row, trip in zip(arrivals.rows.tolist(), (arrivals.seconds - held).tolist(), strict=True):
+            old = self._trips[row]
+            # A pause of the network must not look like a longer way, nor its end take long to show.
+            self._trips[row] = (
+                trip if np.isnan(old) else old + _TRIP_STEP * (min(trip, 3 * old + 0.005) - old)
+            )
+
+    def goodput(self, rows: Integers) -> Floats:
+        """X of accounts in tokens per second, float64 `[m]`."""
         return self._goodput.estimates(rows)
 
-    def timing(self, rows: npt.NDArray[np.int64]) -> Timing:
-        """What the rows' next drafts will cost."""
-        delay, draft = self._drafts.line(rows)
-        return Timing(draft, delay, self._passes.cost())
+    def round_trips(self, rows: Integers) -> Floats:
+        """Seconds from a grant to its draft less what the drafter took, float64 `[m]`."""
+        return np.nan_to_num(self._trips[rows], nan=0.01)
+
+    def drafting(self, rows: Integers) -> tuple[Floats, Floats]:
+        """Of drafters: seconds to an empty draft's arrival, and for each token more, float64 `[m]` each."""
+        delay, token = self._held.line(rows)
+        return delay + self.round_trips(rows), token
+
+    def passes(self) -> VerificationCost:
+        """T_V."""
+        return self._passes.cost()
+
+    def timing(self, rows: Integers) -> Timing:
+        """What the drafters' next drafts will cost."""
+        delay, token = self.drafting(rows)
+        return Timing(token, delay, self.passes())

@@ -1,46 +1,51 @@
 """Sequences that wait for a KV slot, and who is next.
 
-A slot that comes free goes to the drafter that holds the fewest, and among its
-sequences to the oldest: a drafter with a hundred requests delays its own.
+A slot that comes free goes to the account (a tenant, or a drafter) that holds
+the fewest for its weight, and among its sequences to the oldest: one with a
+hundred requests delays its own.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from goodspeed_runtime.verifier.sequence import Client, Sequence
+from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
 
 
 class WaitingRoom:
-    """One queue per drafter."""
+    """One queue per account."""
 
     def __init__(self) -> None:
-        self._queues: dict[Client, deque[Sequence]] = {}
+        self._queues: dict[Account, deque[Sequence]] = {}
+        self._counts: dict[Client, int] = {}
 
     def add(self, sequence: Sequence) -> None:
-        """Lets a sequence wait behind its drafter's others."""
-        self._queues.setdefault(sequence.client, deque()).append(sequence)
+        """Lets a sequence wait behind its account's others."""
+        self._queues.setdefault(sequence.account, deque()).append(sequence)
+        self._counts[sequence.client] = self.waiting(sequence.client) + 1
 
     def remove(self, sequence: Sequence) -> None:
         """A sequence that waits no longer; one that does not wait is fine."""
-        queue = self._queues.get(sequence.client)
+        queue = self._queues.get(sequence.account)
         if queue is None or sequence not in queue:
             return
         queue.remove(sequence)
         if not queue:
-            del self._queues[sequence.client]
+            del self._queues[sequence.account]
+        self._counts[sequence.client] -= 1
+        if not self._counts[sequence.client]:
+            del self._counts[sequence.client]
 
     def waiting(self, client: Client) -> int:
         """How many sequences of a drafter wait."""
-        return len(self._queues.get(client, ()))
+        return self._counts.get(client, 0)
 
     def next(self) -> Sequence | None:
         """The sequence that the next slot is for; it stays until it is removed."""
         if not self._queues:
             return None
 
-        def turn(client: Client) -> tuple[int, float]:
-            held = len(client.sequences) - len(self._queues[client])
-            return held, self._queues[client][0].arrived
+        def turn(account: Account) -> tuple[float, float]:
+            return account.held / account.weight, self._queues[account][0].arrived
 
         return self._queues[min(self._queues, key=turn)][0]

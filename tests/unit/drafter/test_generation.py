@@ -57,7 +57,7 @@ class Desk:
 @pytest.fixture
 async def desk():
     desk = Desk()
-    drafting = asyncio.create_task(desk.generation._draft())
+    drafting = asyncio.create_task(desk.generation._drafting.run())
     yield desk
     drafting.cancel()
 
@@ -76,26 +76,34 @@ async def test_accepted_tokens_and_the_one_after_them_are_committed(desk):
     async with aclosing(desk.ask()) as answer:
         key, draft = await begun(desk, answer)
         assert draft.position == 6
-        assert draft.tokens == bytes([1, 0, 0, 2, 0, 0, 3, 0, 0])
+        assert draft.tokens[:9] == bytes([1, 0, 0, 2, 0, 0, 3, 0, 0])
         desk.say(
             verdicts=[
                 pb.Verdict(sequence=key, position=6, accepted=2, next_token=9, has_next_token=True, grant=0)
             ]
         )
         assert (await anext(answer)).tokens == [1, 2, 9]
-        # A grant of zero is answered by a draft of nothing, so that plain decoding goes on.
-        plain = await desk.drafted(2)
-        assert (plain.position, plain.tokens) == (9, b"")
+        # A grant of zero asks for nothing: the verifier goes on alone until it grants again.
+        desk.say(verdicts=[pb.Verdict(sequence=key, position=9, next_token=3, has_next_token=True, grant=2)])
+        assert (await anext(answer)).tokens == [3]
+        following = await desk.drafted(2)
+        assert (following.position, len(desk.drafts())) == (10, 2)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"accepted": 4, "next_token": 1, "has_next_token": True},
+        {"accepted": 5, "next_token": 1, "has_next_token": True},
+        {"accepted": 1, "next_token": 1, "has_next_token": True, "draft_awaited": True},
         {"accepted": 0, "has_next_token": False},
         {"accepted": 1, "finish": 9},
     ],
-    ids=["more accepted than drafted", "nothing committed", "an end nobody knows"],
+    ids=[
+        "more accepted than drafted",
+        "drafted tokens accepted before the draft has come",
+        "nothing committed",
+        "an end nobody knows",
+    ],
 )
 async def test_a_verdict_that_cannot_be_is_a_violation_and_commits_nothing(desk, fields):
     async with aclosing(desk.ask()) as answer:

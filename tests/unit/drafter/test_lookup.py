@@ -46,14 +46,14 @@ def test_sequences_do_not_see_each_other():
     engine = LookupEngine()
     repeats, fresh = Job(1, [5, 6, 7, 5, 6], 3, GREEDY), Job(2, [5, 6], 3, GREEDY)
     first, second = engine.draft([repeats, fresh])
-    assert first.tokens.tolist() == [7, 5, 6]
+    assert first.block.tokens.tolist() == [7, 5, 6]
     assert len(second) == 0
 
 
 def test_every_q_is_a_point_mass():
     (draft,) = LookupEngine().draft([Job(1, [5, 6, 7, 5, 6], 2, GREEDY)])
-    assert draft.tokens.tolist() == [7, 5]
-    np.testing.assert_array_equal(draft.support_sizes, [0, 0])
+    assert draft.block.tokens.tolist() == [7, 5]
+    np.testing.assert_array_equal(draft.block.support_sizes, [0, 0])
 
 
 def test_a_key_used_again_after_release_starts_afresh():

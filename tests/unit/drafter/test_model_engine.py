@@ -34,7 +34,7 @@ def loaded(positions=1024):
 
 
 def engine(*, slots=4, max_context=512, support_size=8, model=None, vocabulary_size=VOCABULARY):
-    return ModelEngine(
+    return ModelEngine.load(
         model or loaded(),
         slots=slots,
         max_context=max_context,
@@ -45,8 +45,8 @@ def engine(*, slots=4, max_context=512, support_size=8, model=None, vocabulary_s
 
 def first_q(draft):
     """The q of the first token, dense; other kernels for other shapes may move a weight by one."""
-    dense, size = np.zeros(VOCABULARY), draft.support_sizes[0]
-    dense[draft.support_ids[:size]] = draft.support_weights[:size]
+    dense, size = np.zeros(VOCABULARY), draft.block.support_sizes[0]
+    dense[draft.block.support_ids[:size]] = draft.block.support_weights[:size]
     return dense / dense.sum()
 
 
@@ -62,8 +62,8 @@ def plain_greedy(model, tokens, count):
 def test_a_greedy_draft_is_the_models_own_continuation(size):
     prompt = [(7 * i + i * i) % VOCABULARY for i in range(size)]
     (draft,) = engine(max_context=600).draft([Job(1, prompt, 5, GREEDY)])
-    assert draft.tokens.tolist() == plain_greedy(loaded(), prompt, 5)
-    assert not draft.support_sizes.any()
+    assert draft.block.tokens.tolist() == plain_greedy(loaded(), prompt, 5)
+    assert not draft.block.support_sizes.any()
 
 
 ROUNDS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, VOCABULARY - 1)), max_size=8)
@@ -84,11 +84,11 @@ def test_whatever_verdicts_come_the_cache_drafts_as_if_it_had_read_everything_af
         for job in jobs:
             (afresh,) = engine().draft([job])
             if sampling.greedy:
-                assert drafts[job.key].tokens.tolist() == afresh.tokens.tolist()
+                assert drafts[job.key].block.tokens.tolist() == afresh.block.tokens.tolist()
             else:
                 np.testing.assert_allclose(first_q(drafts[job.key]), first_q(afresh), atol=1e-3)
         for key, (_, accepted, token) in zip(texts, steps, strict=True):
-            drafted = drafts[key].tokens.tolist() if key in drafts else []
+            drafted = drafts[key].block.tokens.tolist() if key in drafts else []
             texts[key] += [*drafted[:accepted], token]
 
 
@@ -97,10 +97,10 @@ def test_a_drafted_token_is_in_its_own_support_and_supports_keep_their_bound():
         Job(key, [key, 3], 6, Sampling(temperature=1.3, top_k=5, top_p=0.9, seed=key)) for key in range(1, 5)
     ]
     for draft in engine(support_size=8).draft(jobs):
-        ends = np.cumsum(draft.support_sizes)
-        assert draft.support_sizes.max() <= 5
-        for token, start, end in zip(draft.tokens, ends - draft.support_sizes, ends, strict=True):
-            assert token in draft.support_ids[start:end]
+        ends = np.cumsum(draft.block.support_sizes)
+        assert draft.block.support_sizes.max() <= 5
+        for token, start, end in zip(draft.block.tokens, ends - draft.block.support_sizes, ends, strict=True):
+            assert token in draft.block.support_ids[start:end]
 
 
 def test_a_sequence_without_a_slot_gets_an_empty_draft_until_another_is_released():
@@ -125,8 +125,8 @@ def test_a_draft_model_with_fewer_positions_than_the_target_drafts_as_far_as_it_
 
 def test_ids_that_the_verifier_does_not_know_are_never_proposed():
     (draft,) = engine(vocabulary_size=4).draft([Job(1, [1, 2], 8, WARM)])
-    assert draft.tokens.max() < 4
-    assert draft.support_ids.max() < 4
+    assert draft.block.tokens.max() < 4
+    assert draft.block.support_ids.max() < 4
 
 
 def test_a_draft_model_that_lacks_some_of_the_targets_ids_is_refused_with_both_numbers():

@@ -13,9 +13,10 @@ from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
-from goodspeed_runtime.verifier.sequence import Client, Sequence
+from goodspeed_runtime.verifier.sequence import Account, Client, Sequence, compact
 from goodspeed_runtime.verifier.settings import VerifierSettings
 from tiny_model import make
+from what_arrived import WhatArrived
 
 PROMPT = [104, 101, 108]
 
@@ -51,14 +52,18 @@ class Bench:
         self.model, self.monkeypatch = model, monkeypatch
         settings = VerifierSettings(name="bench", max_context_tokens=64, max_sequences=4)
         self.ledger = Ledger(VerifierMetrics(), settings)
-        self.engine = Engine(model, settings, self.ledger)
+        self.engine = Engine(model, settings, self.ledger, WhatArrived())
         self.mail = Mailbox()
-        self.client = Client("client", "pool", 1.0, 4, self.mail)
+        self.client = Client("client", "pool", Account("client", 1.0), 4, self.mail)
         self.engine.start()
         self.engine.attach(self.client)
 
     def open(self, key):
-        self.engine.open(Sequence(self.client, key, list(PROMPT), 3, 30, Sampling(0.0), frozenset(), 0.0))
+        self.engine.open(
+            Sequence(
+                self.client, self.client.account, key, compact(PROMPT), 3, 30, Sampling(0.0), frozenset(), 0.0
+            )
+        )
 
     def draft(self, key, position, tokens=()):
         self.engine.draft(self.client, key, position, DraftBlock.point_masses(tokens))
@@ -128,7 +133,7 @@ def test_passes_that_keep_failing_end_the_engine_so_that_the_process_is_restarte
 
 
 def test_a_fault_between_rounds_is_not_silent_either(bench):
-    bench.breaks(bench.engine._waiting, "add")
+    bench.breaks(bench.engine._roster, "open")
     bench.open(1)
     assert bench.engine.failed.wait(30)
 

@@ -36,6 +36,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OVERLOADED: _ClassVar[ErrorCode]
     DRAINING: _ClassVar[ErrorCode]
     INTERNAL: _ClassVar[ErrorCode]
+    UNKNOWN_TENANT: _ClassVar[ErrorCode]
 VERIFICATION_UNSPECIFIED: Verification
 REJECTION: Verification
 COUPLED: Verification
@@ -57,6 +58,7 @@ PROMPT_TOO_LONG: ErrorCode
 OVERLOADED: ErrorCode
 DRAINING: ErrorCode
 INTERNAL: ErrorCode
+UNKNOWN_TENANT: ErrorCode
 
 class DrafterFrame(_message.Message):
     __slots__ = ("hello", "opens", "drafts", "closes")
@@ -139,55 +141,61 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("sequence", "tokens", "prompt_tokens", "max_tokens", "sampling", "stop_tokens")
+    __slots__ = ("sequence", "tokens", "prompt_tokens", "max_tokens", "sampling", "stop_tokens", "tenant")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     tokens: bytes
     prompt_tokens: int
     max_tokens: int
     sampling: Sampling
     stop_tokens: bytes
-    def __init__(self, sequence: _Optional[int] = ..., tokens: _Optional[bytes] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_tokens: _Optional[bytes] = ...) -> None: ...
+    tenant: str
+    def __init__(self, sequence: _Optional[int] = ..., tokens: _Optional[bytes] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_tokens: _Optional[bytes] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("sequence", "position", "token", "grant", "finish", "timings")
+    __slots__ = ("sequence", "position", "token", "grant", "finish", "timings", "least_chance")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    LEAST_CHANCE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     position: int
     token: int
     grant: int
     finish: Finish
     timings: Timings
-    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., token: _Optional[int] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    least_chance: int
+    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., token: _Optional[int] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., least_chance: _Optional[int] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("sequence", "position", "tokens", "support_sizes", "support_ids", "support_weights")
+    __slots__ = ("sequence", "position", "tokens", "support_sizes", "support_ids", "support_weights", "held_us")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_SIZES_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_IDS_FIELD_NUMBER: _ClassVar[int]
     SUPPORT_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    HELD_US_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     position: int
     tokens: bytes
     support_sizes: bytes
     support_ids: bytes
     support_weights: bytes
-    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[bytes] = ..., support_sizes: _Optional[bytes] = ..., support_ids: _Optional[bytes] = ..., support_weights: _Optional[bytes] = ...) -> None: ...
+    held_us: int
+    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[bytes] = ..., support_sizes: _Optional[bytes] = ..., support_ids: _Optional[bytes] = ..., support_weights: _Optional[bytes] = ..., held_us: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("sequence", "position", "accepted", "next_token", "has_next_token", "grant", "finish", "timings")
+    __slots__ = ("sequence", "position", "accepted", "next_token", "has_next_token", "grant", "finish", "timings", "draft_awaited", "least_chance")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +204,8 @@ class Verdict(_message.Message):
     GRANT_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_AWAITED_FIELD_NUMBER: _ClassVar[int]
+    LEAST_CHANCE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     position: int
     accepted: int
@@ -204,7 +214,9 @@ class Verdict(_message.Message):
     grant: int
     finish: Finish
     timings: Timings
-    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., has_next_token: _Optional[bool] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    draft_awaited: bool
+    least_chance: int
+    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., has_next_token: _Optional[bool] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., draft_awaited: _Optional[bool] = ..., least_chance: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queued_us", "round_us")
