@@ -128,8 +128,13 @@ def test_a_budget_holds_from_the_next_round_on(own, cells):
     own["model"].complete(max_tokens=20, temperature=0, ignore_eos=True)
     assert first.metric("goodspeed_spec_decode_draft_tokens_total") == drafted
     httpx.put(f"{first.url}/budget", json={"tokens": 32}, timeout=10)
-    own["model"].complete(max_tokens=20, temperature=0, ignore_eos=True)
-    assert first.metric("goodspeed_spec_decode_draft_tokens_total") > drafted
+
+    def drafts_count():
+        # On a busy machine the rounds overtake a drafter's first, slow drafts.
+        own["model"].complete(max_tokens=20, temperature=0, ignore_eos=True)
+        return first.metric("goodspeed_spec_decode_draft_tokens_total") > drafted
+
+    eventually(drafts_count)
 
 
 def test_a_cell_that_dies_while_a_drafter_is_on_its_way_there_costs_no_token(own, cells, tokenizer, greedy):

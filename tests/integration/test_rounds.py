@@ -90,7 +90,7 @@ async def test_answers_are_the_targets_own_whatever_is_drafted_ahead(
 
 
 async def test_a_draft_made_ahead_is_ready_when_its_grant_comes(make_cell, greedy, folder, tokenizer):
-    """A drafter as good as the target, once it knows that its every guess stands: nothing is drafted on demand."""
+    """A drafter as good as the target, once it knows that: nothing is drafted on demand."""
     cell = await make_cell(admission=Barrier(), budget_tokens=64, pass_seconds=0.05)
     truth, calls = greedy(PROMPT, 60), []
     engine = model_engine(folder, "target")

@@ -95,5 +95,5 @@ def test_no_label_has_more_values_than_there_are_things(scraped):
     assert len(values["size"]) <= 16
     assert set(values) == {
         "__name__", "cell", "cluster", "code", "drafter", "instance", "job", "le", "phase", "pool",
-        "position", "size",
+        "position", "result", "size",
     }  # fmt: skip

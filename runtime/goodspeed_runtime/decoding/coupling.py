@@ -27,7 +27,7 @@ from goodspeed_runtime.decoding.transfer import to_device
 from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
 
 CANDIDATES = 64
-"""Likeliest tokens that race one by one."""
+"""Likeliest tokens that race one by one, and with them whatever is as likely as the last of them."""
 _HALF_STEP = 2.0**-54
 
 
@@ -58,12 +58,12 @@ def choose(target: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     Returns:
         int64 ``[rows]``; -1 where the probabilities are not finite.
     """
-    count = min(CANDIDATES, target.shape[1])
-    likeliest, ids = target.topk(count, dim=1)
+    likeliest, ids = _candidates(target)
     race = likeliest.double() / exponentials(seeds[:, None], positions[:, None], ids)
     best = race.max(dim=1)
     chosen = ids.gather(1, best.indices[:, None])[:, 0]
-    rest = target.double().scatter(1, ids, 0.0)
+    raced = torch.where(likeliest > 0, 0.0, target.gather(1, ids)).double()
+    rest = target.double().scatter(1, ids, raced)
     left = rest.sum(1)
     zero = torch.zeros_like(positions)
     other = left / -(uniform_tensor(seeds, positions, REST, zero) + _HALF_STEP).log()
@@ -77,6 +77,23 @@ def choose(target: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     return torch.where(best.values.isfinite() & left.isfinite(), chosen, -1)
 
 
+def _candidates(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and ids of who races alone, likeliest first, ``[rows, most of them]``.
+
+    Sorting breaks ties as it likes, on every device differently, so a tie at the edge is raced as a whole:
+    rows are padded by tokens that weigh nothing here.
+    """
+    count = min(CANDIDATES, target.shape[1])
+    likeliest, ids = target.topk(count, dim=1)
+    edge = likeliest[:, -1:]
+    if count < target.shape[1]:
+        most = int(((target >= edge) & (edge > 0)).sum(1).amax())
+        if most > count:
+            likeliest, ids = target.topk(most, dim=1)
+            likeliest = likeliest.masked_fill(likeliest < edge, 0.0)
+    return likeliest, ids
+
+
 @torch.inference_mode()
 def verify_coupled(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
     """`verification.verify`, but a drafted token stands when it is the target's own choice.
@@ -86,6 +103,15 @@ def verify_coupled(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
     """
     if all(request.sampling.greedy for request in requests):
         return verify(logits, requests)
+    if logits.is_cuda:
+        from goodspeed_runtime.decoding.fused.judging import judge
+
+        return judge(logits, requests, candidates=CANDIDATES)
+    return verify_coupled_by_parts(logits, requests)
+
+
+def verify_coupled_by_parts(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
+    """`verify_coupled` in torch's own operations, on any device: the reference for the fused kernels."""
     counts = np.array([len(request.draft.tokens) for request in requests], dtype=np.int64)
     rows = counts + 1
     first = np.cumsum(rows) - rows

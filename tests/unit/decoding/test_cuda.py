@@ -16,6 +16,7 @@ from transformers import (
     GemmaForCausalLM,
 )
 
+from goodspeed_runtime.decoding.coupling import verify_coupled
 from goodspeed_runtime.decoding.noise import uniform, uniform_tensor
 from goodspeed_runtime.decoding.packed import PackedModel, Segment
 from goodspeed_runtime.decoding.proposing import propose
@@ -111,6 +112,41 @@ def test_verdicts_and_proposals_are_those_of_the_cpu():
         propose(logits, samplings, places, places).tokens
         == propose(logits.cuda(), samplings, places, places).tokens
     ).all()
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 1000])
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_coupled_verdicts_are_those_of_the_cpu(vocabulary, scale):
+    count, length = 400, 3
+    generator = torch.Generator().manual_seed(2)
+    logits = scale * torch.randn(count * (length + 1), vocabulary, generator=generator)
+    # Ties at every edge, zeros of both signs among them.
+    logits[::5] = (4 * logits[::5]).round() / 4
+    samplings = [SAMPLINGS[i % 4] for i in range(count)]
+    one_by_one = [
+        Request(20 + i + j, DraftBlock.point_masses([]), sampling)
+        for i, sampling in enumerate(samplings)
+        for j in range(length + 1)
+    ]
+    own = verify_coupled(logits, one_by_one).next_tokens.reshape(count, length + 1)
+    # Of request i, the first i % 4 drafted tokens are the target's own.
+    drafted = np.where(np.arange(length) < np.arange(count)[:, None] % 4, own[:, :length], 0)
+    batch = [
+        Request(20 + i, DraftBlock.point_masses(row), sampling)
+        for i, (row, sampling) in enumerate(zip(drafted.tolist(), samplings, strict=True))
+    ]
+    here, there = verify_coupled(logits, batch), verify_coupled(logits.cuda(), batch)
+    assert (here.accepted == there.accepted).all()
+    assert (here.next_tokens == there.next_tokens).all()
+    np.testing.assert_allclose(here.soft_ratios, there.soft_ratios, rtol=1e-12)
+    assert set(here.accepted.tolist()) == {0, 1, 2, 3}
+
+
+def test_coupled_verdicts_refuse_logits_that_are_not_finite():
+    batch = [Request(9, DraftBlock.point_masses([]), sampling) for sampling in SAMPLINGS]
+    logits = torch.zeros(4, VOCABULARY)
+    logits[:, 3] = float("nan")
+    assert verify_coupled(logits.cuda(), batch).next_tokens.tolist() == [-1] * 4
 
 
 def test_noise_has_the_same_bits():

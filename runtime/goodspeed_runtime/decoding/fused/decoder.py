@@ -29,6 +29,8 @@ _FETCHED = 64
 _HEADS_BLOCK = 8
 _GATE_BLOCK = 1024
 _LAYOUT_BLOCK = 16
+FIRST_LAYERS = 2
+"""Layers of a pass's first graph: the device runs them while the host launches the rest."""
 
 
 class Decoder:
@@ -85,12 +87,21 @@ class Decoder:
         ]
         self._early = bool(self._streamed) and self._streamed[0] is not None
 
-    def run(self, tokens: int) -> None:
-        """Feeds the scheduled tokens, padded to ``tokens``, through every layer; logits come from `head`."""
-        w = self._weights
+    def begin(self, tokens: int) -> None:
+        """Feeds the scheduled tokens, padded to ``tokens``, through the first layers."""
         self._lay_out(tokens)
-        torch.index_select(w.embedding, 0, self.columns["token_ids"][:tokens], out=self._residual[:tokens])
-        for index, layer in enumerate(w.layers):
+        embedding = self._weights.embedding
+        torch.index_select(embedding, 0, self.columns["token_ids"][:tokens], out=self._residual[:tokens])
+        self._layers(tokens, range(min(FIRST_LAYERS, len(self._weights.layers))))
+
+    def complete(self, tokens: int) -> None:
+        """Feeds what `begin` left through the other layers; logits come from `head`."""
+        self._layers(tokens, range(FIRST_LAYERS, len(self._weights.layers)))
+        self._norm(tokens, self._weights.norm, add=True)
+
+    def _layers(self, tokens: int, indices: range) -> None:
+        for index in indices:
+            layer = self._weights.layers[index]
             streamed = self._streamed[index] if tokens <= MOST_TOKENS else None
             self._norm(tokens, layer.input_norm, add=index > 0)
             self._project(tokens, layer, streamed)
@@ -107,7 +118,6 @@ class Decoder:
             else:
                 streamed.gate_up.into(self._gated[:tokens], tokens)
                 streamed.down.into(delta, tokens)
-        self._norm(tokens, w.norm, add=True)
 
     def head(self, rows: int) -> None:
         """Logits of the scheduled rows, padded to ``rows``, in float32 whatever the weights are."""

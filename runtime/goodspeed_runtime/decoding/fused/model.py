@@ -1,7 +1,9 @@
-"""A fused decoder as the server sees it: segments in, logits out, one graph replay between.
+"""A fused decoder as the server sees it: segments in, logits out, graph replays between.
 
 Passes are padded to a few sizes, each captured once when the model is loaded. The
-host writes one pinned array and launches; nothing waits for the device.
+host writes one pinned array and launches; nothing waits for the device. Launching a
+large graph takes the host a tenth of a millisecond and more before the device sees any
+of it, so a small one goes first.
 """
 
 from __future__ import annotations
@@ -100,7 +102,8 @@ class FusedModel:
             {name: host.numpy()[place] for name, place in places.items()} for host in self._staging
         ]
         self._turn = 0
-        self._bodies: dict[int, torch.cuda.CUDAGraph] = {}
+        self._beginnings: dict[int, torch.cuda.CUDAGraph] = {}
+        self._completions: dict[int, torch.cuda.CUDAGraph] = {}
         self._heads: dict[int, torch.cuda.CUDAGraph] = {}
         if on_cuda:
             self._capture()
@@ -146,12 +149,14 @@ class FusedModel:
         if event is not None:
             event.record()
         padded_rows = self._row_sizes[bisect_left(self._row_sizes, rows)] if rows else 0
-        if self._bodies:
-            self._bodies[tokens].replay()
+        if self._beginnings:
+            self._beginnings[tokens].replay()
+            self._completions[tokens].replay()
             if rows:
                 self._heads[padded_rows].replay()
         else:
-            self._decoder.run(tokens)
+            self._decoder.begin(tokens)
+            self._decoder.complete(tokens)
             if rows:
                 self._decoder.head(padded_rows)
         for segment in segments:
@@ -166,8 +171,10 @@ class FusedModel:
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
             work: list[tuple[dict[int, torch.cuda.CUDAGraph], Callable[[int], None], int]]
-            work = [(self._bodies, self._decoder.run, size) for size in reversed(self._sizes)]
-            work += [(self._heads, self._decoder.head, size) for size in reversed(self._row_sizes)]
+            sizes, decoder = self._sizes[::-1], self._decoder
+            work = [(self._beginnings, decoder.begin, size) for size in sizes]
+            work += [(self._completions, decoder.complete, size) for size in sizes]
+            work += [(self._heads, decoder.head, size) for size in reversed(self._row_sizes)]
             logger.info("capturing %d graphs, some seconds", len(work))
             for graphs, part, size in work:
                 part(size)  # compiles kernels and chooses algorithms, which a capture must not
