@@ -179,9 +179,9 @@ class Rounds:
         """One whole round."""
         for segment in self._segments:
             self._model.lengths[segment.slot] = segment.start
-        outcomes = launch(self._model.forward(self._segments), self._requests)
+        pending = launch(self._model.forward(self._segments), self._requests)
         start = time.perf_counter()
-        outcomes.cpu().numpy()
+        pending.wait()
         self.waited += time.perf_counter() - start
         for segment, stands in zip(self._segments, self._stands[index].tolist(), strict=True):
             self._model.lengths[segment.slot] = segment.start + stands + 1

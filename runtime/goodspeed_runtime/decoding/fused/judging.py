@@ -36,23 +36,37 @@ def judge(logits: Tensor, requests: Sequence[Request], *, candidates: int = 0) -
     Returns:
         The verdicts, by one copy from the device.
     """
-    result = launch(logits, requests, candidates=candidates).cpu().numpy()
-    return Verdicts(result[0].astype(np.int64), result[1].astype(np.int64), result[2])
+    return launch(logits, requests, candidates=candidates).wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Verdicts on their way from the device.
+
+    Attributes:
+        columns: float64 ``[3, requests]`` in pinned memory, once they are there: accepted, next token, soft
+            ratio. The next launch overwrites them.
+        arrived: says when.
+    """
+
+    columns: Tensor
+    arrived: torch.cuda.Event
+
+    def wait(self) -> Verdicts:
+        """Waits for the device."""
+        self.arrived.synchronize()
+        accepted, tokens, ratios = self.columns.numpy()
+        return Verdicts(accepted.astype(np.int64), tokens.astype(np.int64), ratios.copy())
 
 
 @torch.inference_mode()
-def launch(logits: Tensor, requests: Sequence[Request], *, candidates: int = 0) -> Tensor:
-    """Starts what `judge` waits for.
-
-    Returns:
-        float64 ``[3, requests]`` on the device, once it gets there: accepted, next token, soft ratio. The
-        next launch overwrites it.
-    """
+def launch(logits: Tensor, requests: Sequence[Request], *, candidates: int = 0) -> Pending:
+    """Starts what `judge` waits for."""
     rows, vocabulary = logits.shape
     board = _board(logits.device)
     columns, drafts, supports = board.write(requests, rows, with_supports=not candidates)
     count = len(requests)
-    best, peaks, floors, masses, outcomes = board.results(rows, count)
+    best, peaks, floors, masses, outcomes, host = board.results(rows, count)
     described = (best, peaks, floors, masses)
     shape = (vocabulary, _BLOCK)
     row_kernels.describe[(rows,)](logits, columns, count, *described, *shape, num_warps=_WARPS)
@@ -66,7 +80,9 @@ def launch(logits: Tensor, requests: Sequence[Request], *, candidates: int = 0) 
         judging_kernels.judge[(count,)](
             logits, columns, count, drafts, supports, *described, outcomes, *shape, num_warps=_WARPS
         )
-    return outcomes
+    host.copy_(outcomes, non_blocking=True)
+    board.arrived.record()
+    return Pending(host, board.arrived)
 
 
 @dataclass(slots=True)
@@ -80,7 +96,8 @@ class _Board:
     copied: list[torch.cuda.Event] = field(default_factory=list)
     rows: int = 0
     described: tuple[Tensor, ...] = ()
-    outcomes: dict[int, Tensor] = field(default_factory=dict)
+    outcomes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    arrived: torch.cuda.Event = field(default_factory=torch.cuda.Event)
 
     def write(
         self, requests: Sequence[Request], rows: int, *, with_supports: bool
@@ -122,14 +139,15 @@ class _Board:
         return sent, drafted, supports
 
     def results(self, rows: int, requests: int) -> tuple[Tensor, ...]:
-        """Arrays for what is known of each row, and for the verdicts."""
+        """Arrays for what is known of each row, and for the verdicts, there and here."""
         if rows > self.rows:
             kinds = (torch.int32, torch.float32, torch.int64, torch.float64)
             self.rows = 2 * rows
             self.described = tuple(torch.empty(self.rows, dtype=k, device=self.device) for k in kinds)
         if requests not in self.outcomes:
-            self.outcomes[requests] = torch.empty(3, requests, dtype=torch.float64, device=self.device)
-        return *self.described, self.outcomes[requests]
+            there = torch.empty(3, requests, dtype=torch.float64, device=self.device)
+            self.outcomes[requests] = there, torch.empty(3, requests, dtype=torch.float64, pin_memory=True)
+        return *self.described, *self.outcomes[requests]
 
     def _room(self, total: int) -> tuple[Tensor, Tensor]:
         if self.sent is None or self.sent.numel() < total:

@@ -25,9 +25,6 @@ from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded
 from goodspeed_runtime.decoding.round import Segment, check_segments
 
-_STAGING = 2
-"""Host arrays in turn: one may still be on its way to the device while the next is written."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -63,10 +60,10 @@ class FusedModel:
         max_tokens: int,
         max_rows: int,
     ) -> None:
-        """Allocates the cache and buffers and, on CUDA, captures the graphs.
+        """Allocates the cache and buffers and captures the graphs.
 
         Args:
-            loaded: the model, on its device and in its dtype.
+            loaded: the model, on a CUDA device and in its dtype.
             slots: how many sequences it can hold.
             max_context: most tokens of one sequence.
             max_tokens: most tokens in one pass.
@@ -91,22 +88,15 @@ class FusedModel:
         self._decoder = Decoder(weights, self.cache, self._capacity)
         self._sizes = sizes_up_to(max_tokens)
         self._row_sizes = sizes_up_to(max_rows)
-        on_cuda = self.device.type == "cuda"
         sent = self._decoder.sent
-        self._staging = [
-            torch.zeros(sent.shape, dtype=sent.dtype, pin_memory=on_cuda) for _ in range(_STAGING)
-        ]
-        self._copied = [torch.cuda.Event() if on_cuda else None for _ in range(_STAGING)]
-        places = self._capacity.sent()
-        self._views = [
-            {name: host.numpy()[place] for name, place in places.items()} for host in self._staging
-        ]
-        self._turn = 0
+        self._staging = torch.zeros(sent.shape, dtype=sent.dtype, pin_memory=True)
+        # Between a pass's launch and its beginning, what it is to do lies in the staging array alone.
+        self._begun = torch.cuda.Event()
+        self._views = {name: self._staging.numpy()[place] for name, place in self._capacity.sent().items()}
         self._beginnings: dict[int, torch.cuda.CUDAGraph] = {}
         self._completions: dict[int, torch.cuda.CUDAGraph] = {}
         self._heads: dict[int, torch.cuda.CUDAGraph] = {}
-        if on_cuda:
-            self._capture()
+        self._capture()
 
     @property
     def lengths(self) -> list[int]:
@@ -140,39 +130,30 @@ class FusedModel:
         if not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
             raise ValueError(f"a token id is outside 0..{self.vocabulary_size - 1}")
         tokens = self._sizes[bisect_left(self._sizes, count)]
-        turn = self._turn = (self._turn + 1) % _STAGING
-        event = self._copied[turn]
-        if event is not None:
-            event.synchronize()
-        describe(segments, ids, tokens, self._views[turn])
-        self._decoder.sent.copy_(self._staging[turn], non_blocking=True)
-        if event is not None:
-            event.record()
-        padded_rows = self._row_sizes[bisect_left(self._row_sizes, rows)] if rows else 0
-        if self._beginnings:
-            self._beginnings[tokens].replay()
-            self._completions[tokens].replay()
-            if rows:
-                self._heads[padded_rows].replay()
-        else:
-            self._decoder.begin(tokens)
-            self._decoder.complete(tokens)
-            if rows:
-                self._decoder.head(padded_rows)
+        self._begun.synchronize()
+        describe(segments, ids, tokens, self._views)
+        self._beginnings[tokens].replay()
+        self._begun.record()
+        self._completions[tokens].replay()
+        if rows:
+            self._heads[self._row_sizes[bisect_left(self._row_sizes, rows)]].replay()
         for segment in segments:
             self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
         return self._decoder.logits[:rows]
 
+    def _begin(self, tokens: int) -> None:
+        self._decoder.sent.copy_(self._staging, non_blocking=True)
+        self._decoder.begin(tokens)
+
     @torch.inference_mode()
     def _capture(self) -> None:
         # Captured over an empty schedule: no pairs, and no row is written.
-        self._decoder.sent.copy_(self._staging[0])
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
             work: list[tuple[dict[int, torch.cuda.CUDAGraph], Callable[[int], None], int]]
             sizes, decoder = self._sizes[::-1], self._decoder
-            work = [(self._beginnings, decoder.begin, size) for size in sizes]
+            work = [(self._beginnings, self._begin, size) for size in sizes]
             work += [(self._completions, decoder.complete, size) for size in sizes]
             work += [(self._heads, decoder.head, size) for size in reversed(self._row_sizes)]
             logger.info("capturing %d graphs, some seconds", len(work))

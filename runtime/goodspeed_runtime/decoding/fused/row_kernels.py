@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-REQUEST_COLUMNS: tl.constexpr = 9
+REQUEST_COLUMNS = tl.constexpr(9)
 """First row, first draft, drafts, temperature, top-k, top-p, low and high half of the seed, position."""
 
 
