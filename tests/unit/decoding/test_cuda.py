@@ -1,4 +1,4 @@
-"""CUDA runs the same code to the same end, and waits for the device once a round."""
+"""CUDA runs the same code to the same end, and waits for the device once a round, for the verdicts."""
 
 import warnings
 from types import SimpleNamespace
@@ -157,7 +157,7 @@ def test_noise_has_the_same_bits():
     assert (uniform(seeds, np.arange(1000), 1, start=3) == device.cpu().numpy()).all()
 
 
-def test_a_round_waits_for_the_device_once():
+def test_a_round_waits_for_nothing_but_its_verdicts():
     _, cuda = models()
     for segments in (*rounds(), *rounds()):
         cuda.forward(segments)
@@ -171,4 +171,5 @@ def test_a_round_waits_for_the_device_once():
             verify(cuda.forward(segments), batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in waits if "synchroniz" in str(w.message)]) == 1, [str(w) for w in waits]
+    # The wait for the event behind the verdicts is not among these.
+    assert not [w for w in waits if "synchroniz" in str(w.message)], [str(w) for w in waits]

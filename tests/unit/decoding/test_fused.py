@@ -162,7 +162,7 @@ def test_verdicts_are_those_of_torchs_own_operations(vocabulary):
     np.testing.assert_allclose(here.soft_ratios[sound], there.soft_ratios[sound], rtol=2e-3)
 
 
-def test_a_round_waits_for_the_device_once():
+def test_a_round_waits_for_nothing_but_its_verdicts():
     model = fused(build("Llama"))
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 40)).tolist()
     model.forward([Segment(slot, 0, row[:20], 1) for slot, row in enumerate(tokens)])
@@ -180,7 +180,8 @@ def test_a_round_waits_for_the_device_once():
             verify(model.forward(segments), batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in waits if "synchroniz" in str(w.message)]) == 1, [str(w) for w in waits]
+    # The wait for the event behind the verdicts is not among these.
+    assert not [w for w in waits if "synchroniz" in str(w.message)], [str(w) for w in waits]
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(TOKENS + 1, 0), (ROWS + 1, ROWS + 1)])
