@@ -38,7 +38,10 @@ class Server:
         options = {"address": address, "dtype": "float32", "threads": 1} | options
         self._command = [
             str(Path(sys.executable).parent / f"goodspeed-{part}"),
-            *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
+            *(
+                f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+                for name, value in options.items()
+            ),
         ]
         self._log = log
         self.process = None

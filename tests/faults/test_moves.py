@@ -13,15 +13,19 @@ pytestmark = pytest.mark.processes
 PROMPTS = [PROMPT, "another prompt", "a third"]
 
 
-@pytest.fixture
-def cells(own):
-    """Two cells; drafters that begin in the first and know of the second."""
-    first, second = (own.verifier(name, max_sequences=8) for name in ("first", "second"))
+def two(own, **options):
+    first, second = (own.verifier(name, max_sequences=8, **options) for name in ("first", "second"))
     own.wait()
     for name, model in (("model", own.uri("draft")), ("lookup", "ngram://")):
         own.drafter(name, model, first, cells=f"{second.address}:{GRPC_PORT}")
     own.wait()
     return first, second
+
+
+@pytest.fixture
+def cells(own):
+    """Two cells; drafters that begin in the first and know of the second."""
+    return two(own)
 
 
 def send(drafter, source, target):
@@ -53,15 +57,15 @@ def test_answers_move_between_cells_and_back_without_a_lost_or_repeated_token(ow
     assert counted == sum(len(stream.tokens) for stream in streams[3:])
 
 
-def test_a_move_counts_every_token_once(own, cells):
-    first, second = cells
+def test_a_move_counts_every_token_once(own):
+    first, second = two(own, barrier=True)
     stream = Stream(own["model"], PROMPT, LONG)
     eventually(lambda: len(stream.tokens) > 20)
 
     def count(cell):
         return cell.metric("goodspeed_spec_decode_emitted_tokens_total", drafter="model")
 
-    # While the drafter stands still no round runs for it, and the first cell's count is its last word.
+    # Behind a barrier no round runs while the drafter stands still: the first cell's count is its last word.
     own["model"].process.send_signal(signal.SIGSTOP)
     time.sleep(1)
     before = count(first)
