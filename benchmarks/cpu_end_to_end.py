@@ -31,9 +31,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cpu_peers import WAYS, Work
+from cpu_peers import WAYS
 from goodspeed_runtime.models.tokenizer import load_tokenizer
 from goodspeed_runtime.models.uri import ModelURI
+from work import Work, chat_prompts, numbers
 
 HERE = Path(__file__).parent
 DRAFTERS = {"1l": "builtin://smollm2-135m-draft-1l", "4l": "builtin://smollm2-135m-draft-4l"}
@@ -140,20 +141,6 @@ def _peer(way: str, work: Work, file: Path) -> dict[str, Any] | str:
     return found
 
 
-def _prompts(model: str, file: Path, count: int) -> list[list[int]]:
-    tokenizer = load_tokenizer(ModelURI.parse(model))
-    prompts = []
-    for line in file.read_text().splitlines()[:count]:
-        entry = json.loads(line)
-        system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
-        prompts.append(list(tokenizer.render_chat([*system, {"role": "user", "content": entry["prompt"]}])))
-    return prompts
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(
@@ -164,10 +151,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=HERE.parent / "examples/prompts.jsonl")
     parser.add_argument("--count", type=int, default=8, help="of prompts")
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument(
-        "--at-once", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4]
-    )
-    parser.add_argument("--cores", type=lambda text: {int(part) for part in text.split(",")}, default={0, 1})
+    parser.add_argument("--at-once", type=numbers, default=[1, 4])
+    parser.add_argument("--cores", type=lambda text: set(numbers(text)), default={0, 1})
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument(
         "--ways", type=lambda text: text.split(","), default=[*ours, *WAYS], help="with commas"
@@ -175,7 +160,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     os.sched_setaffinity(0, options.cores)
-    prompts = _prompts(options.model, options.prompts, options.count)
+    prompts = chat_prompts(options.model, options.prompts, options.count)
     stop = next(iter(load_tokenizer(ModelURI.parse(options.model)).stop_tokens))
     console = Console(width=120)
     rows, missing = [], {}

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,48 +26,20 @@ from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.package import gguf_of
 from goodspeed_runtime.models.resolve import resolve
 from goodspeed_runtime.models.uri import ModelURI
+from work import Answer, Work
 
 ASSISTANT = ModelURI.parse("builtin://smollm2-135m-draft-4l")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every way has to do.
-
-    Attributes:
-        prompts: token ids.
-        at_once: prompts under way at any time.
-        max_tokens: of an answer; it ends earlier at a stop token.
-        stop_token: its id.
-        threads: of the whole process.
-    """
-
-    model: str
-    prompts: list[list[int]]
-    at_once: int
-    max_tokens: int
-    stop_token: int
-    threads: int
 
 
 Count = Callable[[], int]
 """Does all the work once and says how many tokens came."""
 
 
-def _transformers(work: Work, **options: Any) -> tuple[Any, Any]:
+def _module(uri: ModelURI, work: Work) -> Any:
     import torch
-    from transformers import GenerationConfig
 
     torch.set_num_threads(work.threads)
-    module = load_model(ModelURI.parse(work.model), device="cpu").module
-    config = GenerationConfig(
-        max_new_tokens=work.max_tokens,
-        do_sample=False,
-        eos_token_id=work.stop_token,
-        pad_token_id=work.stop_token,
-        **options,
-    )
-    return module, config
+    return load_model(uri, target=ModelURI.parse(work.model), device="cpu").module
 
 
 def _batches(work: Work, size: int) -> Iterator[list[list[int]]]:
@@ -77,23 +48,14 @@ def _batches(work: Work, size: int) -> Iterator[list[list[int]]]:
 
 
 def _generating(work: Work, size: int, **options: Any) -> Count:
-    import torch
+    import transformers_ways
 
-    module, config = _transformers(work)
+    module = _module(ModelURI.parse(work.model), work)
+    return lambda: _count(transformers_ways.generate(module, work, size, **options))
 
-    def run() -> int:
-        tokens = 0
-        for batch in _batches(work, size):
-            width = max(map(len, batch))
-            ids = torch.tensor([[work.stop_token] * (width - len(p)) + p for p in batch])
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
-            answers = module.generate(ids, attention_mask=mask, generation_config=config, **options)
-            for answer in answers[:, width:].tolist():
-                ended = work.stop_token in answer
-                tokens += answer.index(work.stop_token) + 1 if ended else len(answer)
-        return tokens
 
-    return run
+def _count(answers: Sequence[Answer]) -> int:
+    return sum(len(answer.tokens) for answer in answers)
 
 
 def generate(work: Work) -> Count:
@@ -103,8 +65,7 @@ def generate(work: Work) -> Count:
 
 def assisted(work: Work) -> Count:
     """Transformers' assisted generation, one prompt after the other: it takes no more."""
-    module = load_model(ASSISTANT, target=ModelURI.parse(work.model), device="cpu").module
-    return _generating(work, 1, assistant_model=module)
+    return _generating(work, 1, assistant_model=_module(ASSISTANT, work))
 
 
 def lookup(work: Work) -> Count:
@@ -114,15 +75,16 @@ def lookup(work: Work) -> Count:
 
 def continuous(work: Work) -> Count:
     """Transformers' continuous batching."""
-    module, config = _transformers(work)
-    config.max_batch_tokens = 256
+    from transformers import ContinuousBatchingConfig
+
+    import transformers_ways
+
+    module = _module(ModelURI.parse(work.model), work)
 
     def run() -> int:
-        tokens = 0
-        for batch in _batches(work, work.at_once):
-            found = module.generate_batch(inputs=batch, generation_config=config, progress_bar=False)
-            tokens += sum(len(result.generated_tokens) for result in found.values())
-        return tokens
+        settings = ContinuousBatchingConfig(max_batch_tokens=256)
+        with transformers_ways.continuous(module, work, settings) as answer:
+            return _count(answer(work))
 
     return run
 

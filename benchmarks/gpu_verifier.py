@@ -22,13 +22,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from goodspeed_runtime.decoding.fused.judging import launch
 from goodspeed_runtime.decoding.fused.model import FusedModel
@@ -36,22 +34,11 @@ from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request
 from goodspeed_runtime.protocol.wire import DraftBlock
+from random_model import SHAPES, random_module
 
-SHAPES = {
-    "8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-    },
-    "14b": {
-        "hidden_size": 5120,
-        "intermediate_size": 17408,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-    },
-}
-VOCABULARY, KV_HEADS, HEAD_SIZE = 151_936, 8, 128
+VOCABULARY, KV_HEADS, HEAD_SIZE = (
+    SHAPES["8b"][name] for name in ("vocab_size", "num_key_value_heads", "head_dim")
+)
 # Sequences, drafted tokens, context.
 GRID = [
     *((1, drafted, 1024) for drafted in (0, 4, 8)),
@@ -116,22 +103,7 @@ def product_rate() -> float:
 @torch.inference_mode()
 def build(shape: str, max_context: int, max_sequences: int, max_drafted: int) -> tuple[FusedModel, int]:
     """The model with a full cache, and the bytes of weights that every pass reads."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        num_key_value_heads=KV_HEADS,
-        head_dim=HEAD_SIZE,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=False,
-        **SHAPES[shape],
-    )
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("meta"):
-        module: Any = Qwen3ForCausalLM(config)
-    module = module.to_empty(device="cuda").eval()
-    torch.set_default_dtype(torch.float32)
-    for parameter in module.parameters():
-        parameter.data.normal_(0, 0.02) if parameter.dim() > 1 else parameter.data.fill_(1)
-    module.model.rotary_emb = type(module.model.rotary_emb)(config).cuda()
+    module = random_module(shape, "cuda")
     read = sum(p.numel() * 2 for name, p in module.named_parameters() if "embed_tokens" not in name)
     tokens = max_sequences * (max_drafted + 1)
     model = FusedModel(
@@ -249,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=SHAPES, default="8b")
+    parser.add_argument("--shape", choices=("8b", "14b"), default="8b")
     parser.add_argument("--acceptance", type=float, default=0.8, help="of the synthetic coin")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
