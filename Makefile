@@ -40,8 +40,9 @@ bench-cpu: .venv/.dev ## Passes and answers per second on two CPU cores, beside 
 	@$(BIN)/python benchmarks/cpu_verifier.py --json build/bench/cpu_verifier.json
 	@$(BIN)/python benchmarks/cpu_end_to_end.py --json build/bench/cpu_end_to_end.json
 
-bench-gpu: .venv/.dev ## Rounds on a GPU against its memory bandwidth
+bench-gpu: .venv/.dev ## Rounds on a GPU against its memory bandwidth, answers beside what else a user could run
 	@for shape in 8b 14b; do $(BIN)/python benchmarks/gpu_verifier.py --shape $$shape --json build/bench/gpu_$$shape.json || exit 1; done
+	@for workload in smollm2 8b; do $(BIN)/python benchmarks/gpu_end_to_end.py --workload $$workload --json build/bench/gpu_end_to_end_$$workload.json || exit 1; done
 
 crds: .venv/.dev ## Write the CRD from the API's types
 	@$(BIN)/python -m goodspeed_operator.api.crd \

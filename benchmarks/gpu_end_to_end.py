@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace, model: str, record: Record) -> None:
     fleets = SYNTHETIC if model in SHAPES else REAL
     works, spare = works_for(options, model)
     finish = time.monotonic() + options.seconds
-    longest = max(len(prompt) for prompt in [*works[-1].prompts, *spare])
+    longest = max(len(prompt) for prompt in [*(p for work in works for p in work.prompts), *spare])
     room = Room(
         at_once=max(options.concurrency),
         context=-(-(longest + options.tokens + 16) // 64) * 64,
