@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +22,16 @@ _LEAVE_SECONDS = 10.0
 
 class ChildError(RuntimeError):
     """A process has ended, or said nothing in time; the message ends with its last words."""
+
+
+def leave_with_parent() -> None:
+    """Ends this process when its standard input does: whoever held the other end is gone, however it went."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Child:

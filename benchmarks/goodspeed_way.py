@@ -18,7 +18,6 @@ from random_model import SHAPES
 from work import Answer, Work
 
 HERE = Path(__file__).parent
-_PRODUCT = [sys.executable, "-c", "from goodspeed_runtime.verifier.main import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Verifier:
         synthetic = model in SHAPES
         most = room.budget(room.at_once)
         command = [
-            *([sys.executable, str(HERE / "synthetic_verifier.py")] if synthetic else _PRODUCT),
+            *(sys.executable, str(HERE / ("synthetic_verifier.py" if synthetic else "verifier_process.py"))),
             f"--model={model}",
             f"--device={device}",
             f"--grpc-port={grpc}",

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 from torch import Tensor
 
+from child_process import leave_with_parent
 from goodspeed_runtime.decoding.serving import ServedModel, serve
 from goodspeed_runtime.decoding.verification import Request, Verdicts
 from goodspeed_runtime.metrics import VerifierMetrics
@@ -119,7 +120,9 @@ def main() -> None:
     parser.add_argument("--max-sequences", type=int, default=64)
     parser.add_argument("--prefill-chunk-tokens", type=int, default=256)
     parser.add_argument("--objective", choices=("perRound", "perSecond"), default="perRound")
-    asyncio.run(_serve(parser.parse_args()))
+    options = parser.parse_args()
+    leave_with_parent()
+    asyncio.run(_serve(options))
 
 
 if __name__ == "__main__":
