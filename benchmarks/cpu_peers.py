@@ -75,15 +75,12 @@ def lookup(work: Work) -> Count:
 
 def continuous(work: Work) -> Count:
     """Transformers' continuous batching."""
-    from transformers import ContinuousBatchingConfig
-
     import transformers_ways
 
     module = _module(ModelURI.parse(work.model), work)
 
     def run() -> int:
-        settings = ContinuousBatchingConfig(max_batch_tokens=256)
-        with transformers_ways.continuous(module, work, settings) as answer:
+        with transformers_ways.continuous(module, work) as answer:
             return _count(answer(work))
 
     return run

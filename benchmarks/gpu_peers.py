@@ -63,18 +63,6 @@ def lookup(module: Any, _: Work) -> Iterator[Run]:
     yield lambda work: generate(module, work, 1, prompt_lookup_num_tokens=LOOKUP_TOKENS)
 
 
-@contextlib.contextmanager
-def continuous_batching(module: Any, sized: Work, **settings: Any) -> Iterator[Run]:
-    """Continuous batching; no prefix is shared, since works repeat none but a short system prompt."""
-    from transformers import ContinuousBatchingConfig
-
-    config = ContinuousBatchingConfig(allow_block_sharing=False, **settings)
-    if sized.device == "cpu":
-        config.max_batch_tokens, config.num_blocks = 256, 4 + 2 * sized.at_once
-    with continuous(module, sized, config) as run:
-        yield run
-
-
 WAYS: dict[str, Callable[[Any, Work], contextlib.AbstractContextManager[Run]]] = {
     "generate": batches,
     **{
@@ -84,8 +72,8 @@ WAYS: dict[str, Callable[[Any, Work], contextlib.AbstractContextManager[Run]]] =
         for layers in (1, 2, 4)
     },
     "lookup": lookup,
-    "continuous": continuous_batching,
-    "continuous-graphs": lambda module, sized: continuous_batching(module, sized, use_cuda_graph=True),
+    "continuous": continuous,
+    "continuous-graphs": lambda module, sized: continuous(module, sized, use_cuda_graph=True),
 }
 ONE_BY_ONE = {name for name in WAYS if name.startswith(("assisted", "lookup"))}
 """Ways whose rate does not depend on how many wait."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from work import Figures
 
-COMPARED = ("generate", "assisted-4l", "continuous", "plain")
+COMPARED = ("generate", "assisted-4l", "assisted-1l", "lookup", "continuous", "continuous-graphs", "plain")
 
 
 @dataclass
@@ -98,7 +98,11 @@ class Record:
         self.console.print(table)
         if ratios := self.ratios():
             against = Table(title="tokens per second, times what the other arm has")
-            names = ["arm", "at_once", *(f"times {o}" for o in COMPARED)]
+            names = [
+                "arm",
+                "at_once",
+                *(n for o in COMPARED if any((n := f"times {o}") in r for r in ratios)),
+            ]
             for name in names:
                 against.add_column(name, justify="right")
             for ratio in ratios:

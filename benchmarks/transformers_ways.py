@@ -79,18 +79,25 @@ def generate(module: Any, work: Work, size: int, **options: Any) -> list[Answer]
 
 
 @contextlib.contextmanager
-def continuous(
-    module: Any, work: Work, settings: ContinuousBatchingConfig
-) -> Iterator[Callable[[Work], list[Answer]]]:
+def continuous(module: Any, work: Work, **options: Any) -> Iterator[Callable[[Work], list[Answer]]]:
     """Continuous batching, as `generate_batch` runs it, kept up between calls.
+
+    No prefix is shared: works repeat none but a short system prompt, and a warm-up must not answer for what
+    is measured. On a CPU, where it would take most of the memory, its cache is what the work needs. The rest
+    is left to it, but for ``options`` of `ContinuousBatchingConfig`.
 
     Yields what answers the prompts of a work: ``at_once`` are under way at any time. Sized for ``work``.
 
     Raises:
         RuntimeError: it has stopped, or failed at an answer.
     """
+    longest = max(map(len, work.prompts))
+    settings = ContinuousBatchingConfig(allow_block_sharing=False, **options)
+    if work.device == "cpu":
+        blocks = (longest + work.max_tokens) // settings.page_size + 2
+        settings.max_batch_tokens, settings.num_blocks = 256, blocks * (work.at_once + 1)
     # As `generate_batch` does.
-    hints = WorkloadHints(max(map(len, work.prompts)), work.max_tokens, work.at_once)
+    hints = WorkloadHints(longest, work.max_tokens, work.at_once)
     with module.continuous_batching_context_manager(
         generation_config=configured(work),
         continuous_batching_config=settings,
