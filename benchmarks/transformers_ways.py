@@ -18,6 +18,8 @@ from transformers.generation.continuous_batching.utils import WorkloadHints
 
 from work import Answer, Work
 
+_PAGE_TOKENS = 256
+"""Of continuous batching's cache, as it comes."""
 WAIT_SECONDS = 60.0
 """Longest wait for the next answer of a batch manager before it counts as broken."""
 
@@ -94,7 +96,7 @@ def continuous(module: Any, work: Work, **options: Any) -> Iterator[Callable[[Wo
     longest = max(map(len, work.prompts))
     settings = ContinuousBatchingConfig(allow_block_sharing=False, **options)
     if work.device == "cpu":
-        blocks = (longest + work.max_tokens) // settings.page_size + 2
+        blocks = (longest + work.max_tokens) // _PAGE_TOKENS + 2
         settings.max_batch_tokens, settings.num_blocks = 256, blocks * (work.at_once + 1)
     # As `generate_batch` does.
     hints = WorkloadHints(longest, work.max_tokens, work.at_once)
