@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 _LEAVE_SECONDS = 10.0
+_LAST_LINES = 12
 
 
 class ChildError(RuntimeError):
@@ -28,7 +29,9 @@ def leave_with_parent() -> None:
     """Ends this process when its standard input does: whoever held the other end is gone, however it went."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: its lock is held while it waits, and an interpreter that leaves wants it.
+        while os.read(sys.stdin.fileno(), 1 << 16):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -115,4 +118,5 @@ class Child:
         self._log.flush()
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"ended with {self._process.poll()} and without a word"
+        words = "\n".join(lines[-_LAST_LINES:]) if lines else "without a word"
+        return f"ended with {self._process.poll()}: {words}"
