@@ -15,6 +15,7 @@ from goodspeed_operator.api.placement import Reference
 from goodspeed_operator.api.scalars import Image
 from goodspeed_operator.api.status import Status
 from goodspeed_operator.api.target import HuggingFace, ModelCache, Target
+from goodspeed_operator.api.tenants import Tenants
 from goodspeed_operator.api.verifier import Verifier
 
 GROUP = "goodspeed.io"
@@ -72,6 +73,8 @@ class Spec(Part):
         Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
     ]
     """The pools."""
+    tenants: Tenants = Field(default=[])
+    """Who asks; without any, each drafter counts as one."""
     scheduler: Scheduler = Field(default=Scheduler())
     """How a verifier shares its budget."""
     rebalance: Rebalance = Field(default=Rebalance())

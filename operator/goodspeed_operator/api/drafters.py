@@ -82,6 +82,8 @@ class DrafterPool(Pods):
     """Share in the utility: a client of weight 2 counts twice."""
     max_draft_tokens: Annotated[int, Field(ge=1, le=64)] = 8
     """Longest draft, in tokens."""
+    draft_ahead: bool = True
+    """Go on drafting while verdicts are under way."""
     support_size: Annotated[int, Field(ge=1, le=256)] = 32
     """How many of its likeliest tokens a drafter samples from."""
     max_sequences: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -43,7 +43,8 @@ def render() -> str:
         if "properties" not in inner:
             continue
         own = _without(inner, shared) if name in {"verifier", "drafters"} else inner
-        parts += _section(path, own, rules=_all_rules(own), more=own is not inner)
+        rules = [*(_rules(part) if "items" in part else ()), *_all_rules(own)]
+        parts += _section(path, own, rules=rules, more=own is not inner)
         if name == "drafters":
             parts += _section(SHARED, shared, rules=_all_rules(shared))
     status = structural(Status)

@@ -46,6 +46,8 @@ class Verifier(Pods):
     """Longest time a round may take, for budgetTokens auto."""
     verification: Literal["rejection", "coupled"] = "rejection"
     """Rule that keeps answers lossless: rejection sampling, or noise shared by both sides."""
+    barrier: bool = False
+    """Rounds wait for every draft, as the paper's do; for comparison."""
     max_sequences: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Sequences a cell holds at once; without a number, what memory allows."""
     prefill_chunk_tokens: Annotated[int, Field(ge=16, le=65_536)] | None = None

@@ -12,6 +12,7 @@ from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.drafters import DrafterPool
 from goodspeed_operator.api.pods import Pods
 from goodspeed_operator.api.scalars import amount, seconds
+from goodspeed_operator.api.tenants import Tenant
 from goodspeed_operator.resources.assignments import DEFAULT_BUDGET, Cells
 from goodspeed_operator.resources.naming import (
     DRAFTER,
@@ -27,15 +28,23 @@ from goodspeed_operator.resources.naming import (
 )
 
 CACHE_PATH = "/var/cache/goodspeed"
+KEYS_PATH = "/var/run/goodspeed/tenants"
+"""Folder of the files with tenants' keys, each named after its tenant."""
 
 
 def _environment(**values: Any) -> dict[str, str]:
     """``GOODSPEED_*`` variables; what is not set is left to the server."""
     return {
-        f"GOODSPEED_{name.upper()}": f"{value:g}" if isinstance(value, float) else str(value)
+        f"GOODSPEED_{name.upper()}": _text(value)
         for name, value in sorted(values.items())
         if value is not None
     }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _threads(pods: Pods) -> int | None:
@@ -78,6 +87,8 @@ def verifier_environment(cluster: GoodSpeedCluster, cells: Cells, budget: int | 
         most_budget_tokens=8 * (budget or DEFAULT_BUDGET) if automatic else None,
         latency_target=None if verifier.latency_target is None else seconds(verifier.latency_target),
         verification=verifier.verification,
+        barrier=verifier.barrier,
+        tenants=",".join(f"{each.name}={_text(float(each.weight))}" for each in cluster.spec.tenants) or None,
         max_sequences=verifier.max_sequences,
         prefill_chunk_tokens=verifier.prefill_chunk_tokens,
         max_draft_tokens=verifier.max_draft_tokens,
@@ -127,11 +138,20 @@ def drafter_environment(
         log_format="json",
         weight=float(pool.weight),
         max_draft_tokens=pool.max_draft_tokens,
+        draft_ahead=pool.draft_ahead,
+        # Weights are the verifiers' alone: who changes one rolls no drafter.
+        tenants=",".join(each.name for each in cluster.spec.tenants) or None,
+        tenant_keys=",".join(f"{each.name}={KEYS_PATH}/{each.name}" for each in keyed(cluster)) or None,
         support_size=pool.support_size,
         max_sequences=pool.max_sequences,
         request_timeout=pool.request_timeout,
         drain_seconds=pool.drain_seconds,
     )
+
+
+def keyed(cluster: GoodSpeedCluster) -> list[Tenant]:
+    """The tenants whose requests carry a key."""
+    return [tenant for tenant in cluster.spec.tenants if tenant.api_key_secret_ref is not None]
 
 
 def digest(data: dict[str, str]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.model_uri import claim_of
 from goodspeed_operator.api.pods import Pods
-from goodspeed_operator.resources.configuration import CACHE_PATH
-from goodspeed_operator.resources.naming import CONFIG_HASH, Manifest
+from goodspeed_operator.resources.configuration import CACHE_PATH, KEYS_PATH, keyed
+from goodspeed_operator.resources.naming import CONFIG_HASH, DRAFTER, Manifest
 from goodspeed_operator.resources.override import merged
 
 USER = 65532
@@ -65,6 +65,7 @@ def pod_template(
     """
     uris = list(dict.fromkeys(uri for uri in models if not uri.startswith(("ngram://", "builtin://"))))
     volumes, mounts = _volumes(cluster, uris)
+    key_volumes, key_mounts = _keys(cluster) if component == DRAFTER else ([], [])
     common: Manifest = {
         "image": pods.image or cluster.spec.image or image,
         "envFrom": [{"configMapRef": {"name": config}}],
@@ -83,8 +84,10 @@ def pod_template(
         "securityContext": _POD_SECURITY,
         "terminationGracePeriodSeconds": DEREGISTER_SECONDS + pods.drain_seconds + FAREWELL_SECONDS,
         "initContainers": [_fetch(cluster, common, uris)] if uris else [],
-        "containers": [_server(cluster, pods, component, common, ports)],
-        "volumes": volumes,
+        "containers": [
+            _server(cluster, pods, component, {**common, "volumeMounts": mounts + key_mounts}, ports)
+        ],
+        "volumes": volumes + key_volumes,
         **_placement(cluster, pods, selector),
     }
     ours = {
@@ -173,6 +176,19 @@ def _volumes(cluster: GoodSpeedCluster, uris: list[str]) -> tuple[list[Manifest]
         )
         mounts.append({"name": f"models-{number}", "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": True})
     return volumes, mounts
+
+
+def _keys(cluster: GoodSpeedCluster) -> tuple[list[Manifest], list[Manifest]]:
+    """Keys of tenants as files, which the kubelet keeps current; a pod does not start without its Secrets."""
+    sources = [
+        {"secret": {"name": secret.name, "items": [{"key": secret.key, "path": tenant.name}]}}
+        for tenant in keyed(cluster)
+        if (secret := tenant.api_key_secret_ref)
+    ]
+    if not sources:
+        return [], []
+    volume = {"name": "tenants", "projected": {"defaultMode": 0o440, "sources": sources}}
+    return [volume], [{"name": "tenants", "mountPath": KEYS_PATH, "readOnly": True}]
 
 
 def _placement(cluster: GoodSpeedCluster, pods: Pods, selector: dict[str, str]) -> dict[str, Any]:

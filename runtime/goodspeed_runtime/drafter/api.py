@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from goodspeed_runtime.drafter import errors
+from goodspeed_runtime.drafter.access import Access
 from goodspeed_runtime.drafter.answer import AnswerError
 from goodspeed_runtime.drafter.completion import Completions, Piece
 from goodspeed_runtime.drafter.forms import ChatForm, CompletionForm, Form
@@ -32,7 +33,10 @@ Body = TypeVar("Body", ChatRequest, CompletionRequest)
 
 
 def application(
-    completions: Callable[[], Completions | None], metrics: DrafterMetrics, ready: Callable[[], str]
+    completions: Callable[[], Completions | None],
+    metrics: DrafterMetrics,
+    ready: Callable[[], str],
+    access: Access,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -40,6 +44,7 @@ def application(
         completions: answers requests; None while the model is being loaded.
         metrics: what /metrics shows.
         ready: why requests cannot be answered; empty when they can.
+        access: who may ask, and for whom; health and metrics are anybody's.
     """
     app = FastAPI(title="goodspeed drafter", version="1", redoc_url=None)
     started = int(time.time())
@@ -104,8 +109,9 @@ def application(
         return Response(text, headers={"content-type": content_type})
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models(request: Request) -> dict[str, Any]:
         """The model that is served."""
+        access.tenant(request.headers)
         entry = {
             "id": service().served_model_name,
             "object": "model",
@@ -115,9 +121,9 @@ def application(
         return {"object": "list", "data": [entry]}
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
+    async def model(request: Request, name: str) -> dict[str, Any]:
         """One model, if it is the one that is served."""
-        entry: dict[str, Any] = (await models())["data"][0]
+        entry: dict[str, Any] = (await models(request))["data"][0]
         if name != entry["id"]:
             raise AnswerError(404, "model_not_found", f"model {name!r} is not served here", "model")
         return entry
@@ -125,14 +131,16 @@ def application(
     @app.post("/v1/chat/completions", openapi_extra=_schema(ChatRequest))
     async def chat(request: Request) -> Response:
         """Answer a chat."""
-        return await _unless_gone(request, answer(await parse(request, ChatRequest)))
+        tenant = access.tenant(request.headers)
+        return await _unless_gone(request, answer(await parse(request, ChatRequest), tenant))
 
     @app.post("/v1/completions", openapi_extra=_schema(CompletionRequest))
     async def complete(request: Request) -> Response:
         """Go on from a prompt."""
-        return await _unless_gone(request, answer(await parse(request, CompletionRequest)))
+        tenant = access.tenant(request.headers)
+        return await _unless_gone(request, answer(await parse(request, CompletionRequest), tenant))
 
-    async def answer(body: ChatRequest | CompletionRequest) -> Response:
+    async def answer(body: ChatRequest | CompletionRequest, tenant: str) -> Response:
         found = service()
         # A long prompt takes a while, and others' answers must not wait for it.
         prompts = await asyncio.to_thread(found.prompts, body)
@@ -140,16 +148,17 @@ def application(
         seed = found.seed(body)
         choices = [(index, prompt) for index, prompt in enumerate(p for p in prompts for _ in range(body.n))]
         if body.stream:
-            stream = _merged(
-                [found.pieces(body, prompt, index, seed) for index, prompt in choices], found.patience_seconds
-            )
+            pieces = [found.pieces(body, prompt, index, seed, tenant) for index, prompt in choices]
+            stream = _merged(pieces, found.patience_seconds)
             first = await anext(stream)
             return StreamingResponse(
                 _events(form, prompts, stream, first, metrics),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-cache"},
             )
-        tasks = [asyncio.create_task(found.whole(body, prompt, index, seed)) for index, prompt in choices]
+        tasks = [
+            asyncio.create_task(found.whole(body, prompt, index, seed, tenant)) for index, prompt in choices
+        ]
         try:
             wholes = await asyncio.gather(*tasks)
         finally:

@@ -124,9 +124,9 @@ class Completions:
         return secrets.randbits(64) if request.seed is None else request.seed % SEED_LIMIT
 
     async def pieces(
-        self, request: Request, prompt: list[int], choice: int, seed: int
+        self, request: Request, prompt: list[int], choice: int, seed: int, tenant: str
     ) -> AsyncIterator[Piece]:
-        """One answer as it comes.
+        """One answer as it comes, for a tenant or, where that is empty, on the drafter's own account.
 
         Raises:
             AnswerError: it cannot be started or cannot go on.
@@ -137,6 +137,7 @@ class Completions:
             max_tokens=min(request.max_tokens or _default_max_tokens(request), _MOST_TOKENS),
             sampling=self._sampling(request, choice, seed),
             stop_tokens=() if request.ignore_eos else self._tokenizer.stop_tokens,
+            tenant=tenant,
         )
         async with aclosing(committed) as events:  # type: ignore[type-var]
             async for event in events:
@@ -151,10 +152,11 @@ class Completions:
                     shown += text.finish()
                 yield Piece(shown, used, event.finish)
 
-    async def whole(self, request: Request, prompt: list[int], choice: int, seed: int) -> Whole:
+    async def whole(self, request: Request, prompt: list[int], choice: int, seed: int, tenant: str) -> Whole:
         """One answer, all of it."""
         answer = Whole()
-        async with aclosing(self.pieces(request, prompt, choice, seed)) as pieces:  # type: ignore[type-var]
+        stream = self.pieces(request, prompt, choice, seed, tenant)
+        async with aclosing(stream) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 answer.text += piece.text
                 answer.tokens += piece.tokens

@@ -26,8 +26,12 @@ def body(error: AnswerError) -> dict[str, Any]:
 
 
 def response(error: AnswerError) -> JSONResponse:
-    """The error as a response; one worth trying again says when."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status in {429, 503} else None
+    """The error as a response; one worth trying again says when, one for want of a key what kind."""
+    headers = {}
+    if error.status in {429, 503}:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body(error), error.status, headers)
 
 

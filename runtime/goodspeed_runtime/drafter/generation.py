@@ -34,13 +34,15 @@ _RETRIED = {
     pb.UNKNOWN_SEQUENCE,
     pb.WRONG_POSITION,
     pb.DUPLICATE_SEQUENCE,
+    # Asked for by a tenant of ours: the verifier has yet to be told of it.
+    pb.UNKNOWN_TENANT,
 }
 _BLAMED = {
     pb.PROMPT_TOO_LONG: (400, "context_length_exceeded", "messages"),
     pb.INVALID_SAMPLING: (400, "invalid_value", None),
     pb.INVALID_TOKEN: (400, "invalid_value", "prompt"),
     pb.OVERLOADED: (429, "overloaded", None),
-    pb.UNKNOWN_TENANT: (403, "unknown_tenant", None),
+    pb.UNKNOWN_TENANT: (503, "verifier_unavailable", None),
 }
 
 

@@ -8,9 +8,10 @@ import os
 import re
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -18,6 +19,7 @@ from goodspeed_runtime import logs
 from goodspeed_runtime.drafter.settings import DrafterSettings, VerificationName
 from goodspeed_runtime.models.dtype import Device, DType
 from goodspeed_runtime.models.uri import ModelURI, Scheme
+from goodspeed_runtime.tenants import parse_files, parse_names
 
 if TYPE_CHECKING:
     from goodspeed_runtime.drafter.completion import Completions
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 REFUSALS_TO_GIVE_UP = 5
 
 app = typer.Typer(add_completion=False)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,20 @@ def serve(
         bool,
         typer.Option(envvar="GOODSPEED_DRAFT_AHEAD", help="Go on drafting while verdicts are under way."),
     ] = True,
+    tenants: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_TENANTS",
+            help="Names that a request may be for, with commas between; the verifier has their weights.",
+        ),
+    ] = "",
+    tenant_keys: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_TENANT_KEYS",
+            help="name=path,... of files with API keys, a line each; without, a header names the tenant.",
+        ),
+    ] = "",
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -177,12 +195,11 @@ def serve(
     homes, others = _addresses(verifier, "--verifier"), _addresses(cells, "--cells")
     if not homes:
         raise typer.BadParameter("needs at least one host:port", param_hint="--verifier")
-    uris = {}
-    for option, text in (("--model", model), ("--target", target)):
-        try:
-            uris[option] = ModelURI.parse(text)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint=option) from error
+    model_uri, target_uri = (
+        _parsed(ModelURI.parse, text, option) for option, text in (("--model", model), ("--target", target))
+    )
+    names = _parsed(parse_names, tenants, "--tenants")
+    keys = _parsed(lambda text: parse_files(text, names), tenant_keys, "--tenant-keys")
     settings = DrafterSettings(
         name=name or socket.gethostname(),
         pool=pool,
@@ -191,7 +208,7 @@ def serve(
         target=target,
         verifiers=homes,
         cells=others,
-        served_model_name=served_model_name or uris["--target"].served_name,
+        served_model_name=served_model_name or target_uri.served_name,
         weight=weight,
         max_draft_tokens=max_draft_tokens,
         support_size=support_size,
@@ -200,11 +217,13 @@ def serve(
         request_seconds=request_timeout,
         draft_ahead=draft_ahead,
         verification=verification,
+        tenants=names,
+        tenant_keys=keys,
     )
     place = _Place(dtype, device, threads, cache, address, http_port, drain_seconds, max_context_tokens)
     # Threads that spin between passes starve whoever shares the cores; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    raise typer.Exit(asyncio.run(_serve(settings, uris["--model"], uris["--target"], place)))
+    raise typer.Exit(asyncio.run(_serve(settings, model_uri, target_uri, place)))
 
 
 def _addresses(text: str, option: str) -> tuple[str, ...]:
@@ -216,7 +235,16 @@ def _addresses(text: str, option: str) -> tuple[str, ...]:
     return found
 
 
+def _parsed(parse: Callable[[str], T], text: str, option: str) -> T:
+    """The option's value; leaves with its name where there is none."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
 async def _serve(settings: DrafterSettings, model: ModelURI, target: ModelURI, place: _Place) -> int:
+    from goodspeed_runtime.drafter.access import Access, Keys
     from goodspeed_runtime.drafter.api import application
     from goodspeed_runtime.drafter.completion import Completions
     from goodspeed_runtime.drafter.generation import Generation
@@ -239,7 +267,13 @@ async def _serve(settings: DrafterSettings, model: ModelURI, target: ModelURI, p
             return f"refused by verifier {link.address}: {link.refusal}"
         return "" if link.connected else f"waiting for verifier {link.address}"
 
-    web = WebServer(application(lambda: serving[0][1] if serving else None, metrics, ready))
+    try:
+        files = {name: Path(path) for name, path in settings.tenant_keys}
+        access = Access(settings.tenants, Keys(files) if files else None)
+    except ValueError as error:
+        logger.error("%s", error)
+        return 1
+    web = WebServer(application(lambda: serving[0][1] if serving else None, metrics, ready, access))
     try:
         await web.start(place.address, place.http_port)
     except OSError as error:

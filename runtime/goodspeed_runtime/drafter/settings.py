@@ -29,6 +29,8 @@ class DrafterSettings:
         request_seconds: longest time an answer may make no progress.
         draft_ahead: goes on drafting while verdicts are under way.
         verification: the rule that the verifier keeps answers lossless by.
+        tenants: names that requests may ask for.
+        tenant_keys: the file of each one's keys; all tenants have one, or none has.
     """
 
     name: str
@@ -47,3 +49,5 @@ class DrafterSettings:
     request_seconds: float = 120.0
     draft_ahead: bool = True
     verification: VerificationName = "rejection"
+    tenants: tuple[str, ...] = ()
+    tenant_keys: tuple[tuple[str, str], ...] = ()

