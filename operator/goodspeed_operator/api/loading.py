@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from goodspeed_operator.api.cluster import API_VERSION, KIND, GoodSpeedCluster
 from goodspeed_operator.api.scalars import FORMS
+from goodspeed_operator.api.secrets import SecretError, Secrets, is_secret, read_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,32 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def load_cluster(yaml_text: str) -> GoodSpeedCluster:
-    """Reads one GoodSpeedCluster from YAML (or JSON, which is YAML).
+    """Reads one GoodSpeedCluster from YAML (or JSON, which is YAML); Secrets may stand beside it.
 
     Raises:
         ClusterError: the text is no YAML, holds another number or kind of objects, or has bad fields.
+    """
+    return load_with_secrets(yaml_text)[0]
+
+
+def load_with_secrets(yaml_text: str) -> tuple[GoodSpeedCluster, Secrets]:
+    """`load_cluster`, and the data of the Secrets that stand beside it.
+
+    Raises:
+        ClusterError: as for `load_cluster`, or a Secret is none.
     """
     try:
         documents = [found for found in yaml.load_all(yaml_text, _UniqueKeys) if found is not None]
     except yaml.YAMLError as error:
         raise ClusterError([Problem("", f"not YAML: {' '.join(str(error).split())}")]) from error
-    if len(documents) != 1:
-        raise ClusterError([Problem("", f"holds {len(documents)} objects; give exactly one {KIND}")])
-    return parse_cluster(documents[0])
+    clusters = [found for found in documents if not is_secret(found)]
+    if len(clusters) != 1:
+        raise ClusterError([Problem("", f"holds {len(clusters)} objects; give exactly one {KIND}")])
+    try:
+        secrets = read_secrets(found for found in documents if is_secret(found))
+    except SecretError as error:
+        raise ClusterError([Problem("", str(error))]) from error
+    return parse_cluster(clusters[0]), secrets
 
 
 def parse_cluster(resource: Any) -> GoodSpeedCluster:

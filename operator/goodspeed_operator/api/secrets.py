@@ -18,7 +18,9 @@ class SecretError(ValueError):
 def is_secret(document: Any) -> bool:
     """Whether a document of a file says that it is a Secret."""
     return (
-        isinstance(document, Mapping) and document.get("kind") == "Secret" and document.get("apiVersion") == "v1"
+        isinstance(document, Mapping)
+        and document.get("kind") == "Secret"
+        and document.get("apiVersion") == "v1"
     )
 
 
@@ -44,7 +46,9 @@ def read_secrets(documents: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str]
                 entry: base64.b64decode(value, validate=True).decode() for entry, value in encoded.items()
             }
         except (binascii.Error, UnicodeDecodeError):
-            raise SecretError(f"Secret {name}: data is not text in base64; use stringData for plain text") from None
+            raise SecretError(
+                f"Secret {name}: data is not text in base64; use stringData for plain text"
+            ) from None
         found[key] = decoded | plain
     return found
 

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
-from goodspeed_operator.cli.session import console, default_state, fail, read, run, serving
+from goodspeed_operator.cli.credentials import credentials
+from goodspeed_operator.cli.session import console, default_state, fail, read_with_secrets, run, serving
 from goodspeed_operator.cli.summary import Greedy, summarise, troubles
 from goodspeed_operator.cli.table import read_verifiers
 from goodspeed_operator.cli.traffic import Prompt, Question, Reply, ask_all, plan, read_prompts
@@ -55,7 +56,8 @@ def demo(
     decoding. Exits with 0 only when every answer arrived, every token was accounted for, and no
     answer differs except at a near-tie.
     """
-    cluster = read(file)
+    cluster, secrets = read_with_secrets(file)
+    headers = credentials(cluster, secrets)
     try:
         questions = read_prompts(prompts)
     except (OSError, ValueError) as error:
@@ -65,9 +67,9 @@ def demo(
     async def work() -> int:
         began = time.monotonic()
         state = state_dir or default_state(cluster.name)
-        async with serving(cluster, state=state, cache=cache, timeout=timeout) as fleet:
+        async with serving(cluster, secrets, state=state, cache=cache, timeout=timeout) as fleet:
             asked = plan(questions, [member.name for member in fleet.of_role("drafter")], per_kind, seed)
-            replies, counts, rounds = await _converse(fleet, asked, max_tokens, in_flight, timeout)
+            replies, counts, rounds = await _converse(fleet, headers, asked, max_tokens, in_flight, timeout)
             models = {member.name: member.model for member in fleet.of_role("drafter")}
             _show_answers(replies)
         greedy_replies = [r for r in replies if r.question.temperature == 0 and r.token_ids and not r.error]
@@ -87,6 +89,7 @@ def demo(
 
 async def _converse(
     fleet: Fleet,
+    headers: Mapping[str, str],
     asked: Sequence[Question],
     max_tokens: int,
     in_flight: int,
@@ -117,7 +120,13 @@ async def _converse(
                     console.print(f"{done} of {len(asked)} answers")
 
             replies = await ask_all(
-                asked, urls, max_tokens=max_tokens, in_flight=in_flight, timeout=timeout, answered=answered
+                asked,
+                urls,
+                headers=headers,
+                max_tokens=max_tokens,
+                in_flight=in_flight,
+                timeout=timeout,
+                answered=answered,
             )
         after = await _settled(fleet, http)
     earlier = figures.drafters(before)

@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
-from goodspeed_operator.api.loading import ClusterError, load_cluster
+from goodspeed_operator.api.loading import ClusterError, load_with_secrets
+from goodspeed_operator.api.secrets import Secrets
 from goodspeed_operator.local.container import ContainerError
 from goodspeed_operator.local.fleet import Fleet, FleetError, manifests_of
 from goodspeed_operator.local.kubelet import PodStatus
@@ -34,24 +35,19 @@ def fail(message: str, code: int = 1) -> typer.Exit:
 
 def read(file: Path) -> GoodSpeedCluster:
     """The cluster in a file; leaves with status 2 and every bad field when there is none."""
+    return read_with_secrets(file)[0]
+
+
+def read_with_secrets(file: Path) -> tuple[GoodSpeedCluster, Secrets]:
+    """`read`, and the Secrets that stand beside the cluster."""
     try:
-        cluster = load_cluster(file.read_text(encoding="utf-8"))
-        if unbuilt := _unbuilt(cluster):
-            raise fail(f"{file}: {unbuilt}", 2)
-        return cluster
+        return load_with_secrets(file.read_text(encoding="utf-8"))
     except ClusterError as error:
         raise fail(f"{file}: {error}", 2) from error
     except UnicodeDecodeError as error:
         raise fail(f"{file}: not UTF-8 text", 2) from error
     except OSError as error:
         raise fail(f"{file}: {(error.strerror or str(error)).lower()}", 2) from error
-
-
-def _unbuilt(cluster: GoodSpeedCluster) -> str:
-    """What the servers would refuse to start with, told before anything is started."""
-    if cluster.spec.verifier.verification != "rejection":
-        return "spec.verifier.verification: coupled is not built yet; use rejection"
-    return ""
 
 
 def default_state(name: str) -> Path:
@@ -98,6 +94,7 @@ def run(work: Callable[[], Coroutine[Any, Any, int]], *, interrupted: int = 0) -
 @asynccontextmanager
 async def serving(
     cluster: GoodSpeedCluster,
+    secrets: Secrets,
     *,
     state: Path,
     cache: Path | None,
@@ -109,7 +106,7 @@ async def serving(
         FleetError, ContainerError, NoAddressError: it cannot be brought up.
     """
     began = time.monotonic()
-    fleet = Fleet(manifests_of(cluster), state=state, cache=cache, observer=_tell)
+    fleet = Fleet(manifests_of(cluster), state=state, secrets=secrets, cache=cache, observer=_tell)
     try:
         console.print(f"{cluster.name}: fetching models that are not here yet", style="bold")
         await fleet.prefetch()

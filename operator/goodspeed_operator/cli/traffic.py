@@ -103,6 +103,7 @@ async def ask_all(
     questions: Sequence[Question],
     urls: Mapping[str, str],
     *,
+    headers: Mapping[str, str],
     max_tokens: int,
     in_flight: int,
     timeout: float,  # noqa: ASYNC109
@@ -113,6 +114,7 @@ async def ask_all(
     Args:
         questions: in the order to begin with them.
         urls: of drafters, by name.
+        headers: of every request.
         max_tokens: of an answer.
         in_flight: questions under way per drafter.
         timeout: seconds that an answer may make no progress.
@@ -120,7 +122,7 @@ async def ask_all(
     """
     turns = {name: asyncio.Semaphore(in_flight) for name in urls}
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
+    async with httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False) as http:
         models = {name: await served_model(http, url) for name, url in urls.items()}
 
         async def one(question: Question) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from goodspeed_operator.cli.credentials import credentials
 from goodspeed_operator.cli.rebalancing import rebalance, with_prometheus, words
-from goodspeed_operator.cli.session import console, default_state, read, run, serving
+from goodspeed_operator.cli.session import console, default_state, read_with_secrets, run, serving
 from goodspeed_operator.cli.table import line, read_verifiers, table
 from goodspeed_operator.cli.traffic import served_model
 from goodspeed_operator.cluster.rebalancer import Interval
@@ -64,13 +66,15 @@ def up(
 
         goodspeed up -f examples/quickstart.yaml
     """
-    cluster = with_prometheus(read(file), prometheus)
+    cluster, secrets = read_with_secrets(file)
+    cluster = with_prometheus(cluster, prometheus)
+    headers = credentials(cluster, secrets)
     state = state_dir or default_state(cluster.name)
     live = show_table and console.is_terminal
 
     async def work() -> int:
-        async with serving(cluster, state=state, cache=cache, timeout=timeout) as fleet:
-            await _greet(fleet)
+        async with serving(cluster, secrets, state=state, cache=cache, timeout=timeout) as fleet:
+            await _greet(fleet, headers)
             shown = _Decisions(live=live)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(rebalance(cluster, fleet, state, shown.tell))
@@ -80,23 +84,24 @@ def up(
     raise typer.Exit(run(work))
 
 
-async def _greet(fleet: Fleet) -> None:
+async def _greet(fleet: Fleet, headers: Mapping[str, str]) -> None:
     for member in fleet.members:
         path = "/v1" if member.role == "drafter" else "/metrics"
         console.print(f"  {member.name:<28} {member.url}{path}  {member.model}", markup=False, soft_wrap=True)
     drafters = fleet.of_role("drafter")
     if not drafters:
         return
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
         model = await served_model(http, drafters[0].url)
     body = {
         "model": model,
         "max_tokens": 64,
         "messages": [{"role": "user", "content": "Why is the sky blue?"}],
     }
-    console.print("Try it:", style="bold")
+    key = ' -H "Authorization: Bearer $KEY"' if headers else ""
+    console.print("Try it, with a tenant's key in KEY:" if key else "Try it:", style="bold")
     console.print(
-        f"  curl {drafters[0].url}/v1/chat/completions -H 'Content-Type: application/json' "
+        f"  curl {drafters[0].url}/v1/chat/completions -H 'Content-Type: application/json'{key} "
         f"-d '{json.dumps(body)}'",
         markup=False,
         soft_wrap=True,

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
+from goodspeed_operator.api.secrets import Secrets
 from goodspeed_operator.local.container import Surroundings, resolve
 from goodspeed_operator.local.expansion import Manifest, expand
 from goodspeed_operator.local.kubelet import Kubelet, Observer, PodStatus
 from goodspeed_operator.local.network import Block, Resolver, records, services_of
 from goodspeed_operator.local.process import tail
+from goodspeed_operator.local.secret_files import secret_sources, write_secrets
 from goodspeed_operator.resources.fleet import desired
 from goodspeed_operator.resources.naming import COMPONENT_LABEL, POOL_LABEL
 
 HOPELESS_CRASHES = 3
 GRACE_SECONDS = 10.0
+_SECRETS = "secrets"
 
 
 class FleetError(RuntimeError):
@@ -85,6 +89,7 @@ class Fleet:
         manifests: Sequence[Manifest],
         *,
         state: Path,
+        secrets: Secrets | None = None,
         cache: Path | None = None,
         observer: Observer = lambda status: None,
     ) -> None:
@@ -93,6 +98,7 @@ class Fleet:
         Args:
             manifests: as the operator would apply them.
             state: folder for logs and volumes.
+            secrets: data of the Secrets that pods refer to.
             cache: of models; `default_cache` when None.
             observer: told whenever a pod's status changes.
 
@@ -101,6 +107,7 @@ class Fleet:
             ContainerError: a pod cannot run on this machine.
         """
         state.mkdir(parents=True, exist_ok=True)
+        self._state = state
         self._block = Block()
         self._kubelet = Kubelet(state / "logs", observer)
         pods = expand(manifests)
@@ -113,7 +120,9 @@ class Fleet:
         }
         cache = (cache or default_cache()).expanduser().resolve()
         self.members = [
-            _member(pod, addresses[pod["metadata"]["name"]], resolver, config_maps, state, cache)
+            _member(
+                pod, addresses[pod["metadata"]["name"]], resolver, config_maps, secrets or {}, state, cache
+            )
             for pod in pods
         ]
 
@@ -162,9 +171,10 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     async def close(self) -> None:
-        """Ends every pod and gives its addresses back."""
+        """Ends every pod, gives its addresses back and leaves no Secret behind."""
         await self._kubelet.close()
         self._block.release()
+        shutil.rmtree(self._state / _SECRETS, ignore_errors=True)
 
 
 def _words(trouble: str, statuses: Sequence[PodStatus]) -> str:
@@ -185,6 +195,7 @@ def _member(
     address: str,
     resolver: Resolver,
     config_maps: dict[tuple[str, str], dict[str, str]],
+    secrets: Secrets,
     state: Path,
     cache: Path,
 ) -> Member:
@@ -199,7 +210,8 @@ def _member(
         address=address,
         replace=lambda text: resolver.replace(text, namespace),
         config_maps=config_maps,
-        volumes=volumes_of(pod, state),
+        secrets=secrets,
+        volumes=volumes_of(pod, state, secrets),
         base=base_environment(role),
         forced={
             "GOODSPEED_ADDRESS": address,
@@ -214,8 +226,12 @@ def _member(
     return Member(pod, around, role, labels.get(POOL_LABEL, ""), command.variable("GOODSPEED_MODEL"), port)
 
 
-def volumes_of(pod: Manifest, state: Path) -> dict[str, Path]:
-    """Folders on this machine for a pod's volumes, made where they are not there."""
+def volumes_of(pod: Manifest, state: Path, secrets: Secrets) -> dict[str, Path]:
+    """Folders on this machine for a pod's volumes, made where they are not there.
+
+    Raises:
+        ContainerError: a Secret that one mounts is not there.
+    """
     found: dict[str, Path] = {}
     for volume in pod["spec"].get("volumes", ()):
         match volume:
@@ -227,6 +243,10 @@ def volumes_of(pod: Manifest, state: Path) -> dict[str, Path]:
                 found[volume["name"]] = Path(path)
                 continue
             case _:
+                if sources := secret_sources(volume):
+                    folder = state / _SECRETS / pod["metadata"]["name"] / volume["name"]
+                    write_secrets(pod, volume["name"], sources, secrets, folder)
+                    found[volume["name"]] = folder.resolve()
                 continue
         folder.mkdir(parents=True, exist_ok=True)
         found[volume["name"]] = folder.resolve()

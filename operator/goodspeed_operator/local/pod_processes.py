@@ -20,6 +20,7 @@ from goodspeed_operator.local.kubelet import Kubelet, PodStatus
 from goodspeed_operator.local.network import Block, Resolver, selects
 from goodspeed_operator.local.pod_report import Blocked, report
 from goodspeed_operator.local.process import tail
+from goodspeed_operator.local.secret_files import secret_sources
 from goodspeed_operator.resources.naming import COMPONENT_LABEL
 
 RETRY_SECONDS = 2.0
@@ -143,7 +144,7 @@ class PodProcesses:
             replace=lambda text: resolver.replace(text, namespace),
             config_maps=config_maps,
             secrets=secrets,
-            volumes=volumes_of(pod, self._state / "pods" / pod["metadata"]["uid"]),
+            volumes=volumes_of(pod, self._state / "pods" / pod["metadata"]["uid"], secrets),
             base=base_environment(role),
             forced=forced,
         )
@@ -155,7 +156,7 @@ class PodProcesses:
         return self._block.address(self._indices[key])
 
     async def _data(self, pod: Manifest, plural: str) -> dict[tuple[str, str], dict[str, str]]:
-        """The ConfigMaps or Secrets that a pod's environment refers to, as far as they are there."""
+        """The ConfigMaps or Secrets that a pod refers to, as far as they are there."""
         namespace = pod["metadata"]["namespace"]
         kind = "configMap" if plural == "configmaps" else "secret"
         found = {}
@@ -232,4 +233,7 @@ def _references(pod: Manifest, kind: str) -> set[str]:
             reference = (entry.get("valueFrom") or {}).get(f"{kind}KeyRef")
             if reference:
                 names.add(reference["name"])
+    if kind == "secret":
+        for volume in pod["spec"].get("volumes") or ():
+            names |= {source["name"] for source in secret_sources(volume)}
     return names

@@ -12,7 +12,7 @@ import yaml
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.crd import definition
-from goodspeed_operator.api.loading import ClusterError, load_cluster, parse_cluster
+from goodspeed_operator.api.loading import ClusterError, load_cluster, load_with_secrets, parse_cluster
 
 ROOT = Path(__file__).parents[3]
 TABLE = yaml.safe_load((Path(__file__).parent / "bad_specs.yaml").read_text())
@@ -96,6 +96,39 @@ def test_all_bad_fields_come_in_one_message() -> None:
 def test_a_text_that_is_not_one_cluster_is_refused(text: str, says: str) -> None:
     with pytest.raises(ClusterError, match=re.escape(says)):
         load_cluster(text)
+
+
+SECRET = """
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: gold}
+stringData: {token: plain}
+data: {token: b3RoZXI=, more: bW9yZQ==}
+---
+"""
+
+
+def test_secrets_may_stand_beside_the_cluster() -> None:
+    cluster, secrets = load_with_secrets(QUICKSTART + SECRET)
+    assert cluster == load_cluster(QUICKSTART) == load_cluster(SECRET + QUICKSTART)
+    assert secrets == {("default", "gold"): {"token": "plain", "more": "more"}}
+
+
+@pytest.mark.parametrize(
+    ("secret", "says"),
+    [
+        (SECRET.replace("{name: gold}", "{}"), "a Secret without metadata.name"),
+        (SECRET + SECRET, "Secret gold stands there twice"),
+        (SECRET.replace("bW9yZQ==", "more!"), "Secret gold: data is not text in base64"),
+        (SECRET.replace("plain", "17"), "Secret gold: stringData must be a section of texts"),
+        (SECRET.replace("kind: Secret", "kind: ConfigMap"), "holds 2 objects"),
+    ],
+)
+def test_a_secret_that_is_none_is_refused_and_its_value_not_shown(secret: str, says: str) -> None:
+    with pytest.raises(ClusterError, match=re.escape(says)) as refusal:
+        load_cluster(QUICKSTART + secret)
+    assert "b3RoZXI=" not in str(refusal.value)
 
 
 def test_what_is_loaded_survives_a_round_trip() -> None:
