@@ -48,12 +48,24 @@ def descendants(pid):
     return found
 
 
+TENANTS = """
+  tenants:
+  - {name: gold, weight: 2, apiKeySecretRef: {name: keys, key: gold}}
+  - {name: silver, apiKeySecretRef: {name: keys, key: silver}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {gold: sk-gold-77, silver: sk-silver-77}
+"""
+
+
 class Up:
     """A `goodspeed up` of the tiny models."""
 
-    def __init__(self, folder, place):
+    def __init__(self, folder, place, more=""):
         file = place / "cluster.yaml"
-        file.write_text(CLUSTER.format(folder=folder))
+        file.write_text(CLUSTER.format(folder=folder) + more)
         self.output = place / "output"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
@@ -73,16 +85,16 @@ class Up:
         return words in self.said()
 
     def serve(self):
-        eventually(lambda: self.says("Try it:"))
+        eventually(lambda: self.says("Try it"))
         return self
 
     def drafter(self, pool):
         line = next(line for line in self.said().splitlines() if f"tiny-{pool}" in line and "/v1" in line)
         return next(word for word in line.split() if word.startswith("http"))
 
-    def complete(self, pool):
+    def complete(self, pool, **headers):
         body = {"model": "target", "prompt": PROMPT, "temperature": 0, "max_tokens": 12}
-        return httpx.post(f"{self.drafter(pool)}/completions", json=body, timeout=60)
+        return httpx.post(f"{self.drafter(pool)}/completions", json=body, headers=headers, timeout=60)
 
     def child(self, program):
         """The pid of one server."""
@@ -138,6 +150,23 @@ def test_nothing_is_left_when_it_is_killed_itself(up, moment):
     os.kill(up.process.pid, signal.SIGKILL)
     up.process.wait(30)
     eventually(lambda: gone(pids), 30)
+
+
+def test_keys_from_a_secret_in_the_same_file_are_asked_for_and_gone_with_the_fleet(folder, tmp_path):
+    up = Up(folder, tmp_path, TENANTS)
+    try:
+        up.serve()
+        assert up.complete("lookup").status_code == 401
+        assert up.complete("lookup", Authorization="Bearer sk-gold-77").status_code == 200
+        files = list((tmp_path / "state/secrets").rglob("gold"))
+        assert len(files) == 2
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    finally:
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(60) == 0
+    assert not (tmp_path / "state/secrets").exists()
+    written = [up.said(), *(file.read_text() for file in (tmp_path / "state").rglob("*") if file.is_file())]
+    assert not any("sk-gold" in text for text in written)
 
 
 def test_ctrl_c_while_models_load_stops_cleanly_too(up):

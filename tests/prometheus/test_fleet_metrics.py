@@ -28,7 +28,8 @@ def queries(name):
 def scraped(two_by_eight, load, tmp_path_factory):
     """Fleet and Prometheus, while every drafter has some load."""
     folder = tmp_path_factory.mktemp("scraped")
-    fleet = UpFleet(folder, two_by_eight(rebalance={"mode": "Recommend", "interval": "10s"}))
+    spec = {"rebalance": {"mode": "Recommend", "interval": "10s"}, "tenants": [{"name": "gold", "weight": 2}]}
+    fleet = UpFleet(folder, two_by_eight(**spec))
     prometheus = Prometheus(folder / "prometheus", rules=RULES)
     try:
         fleet.start()
@@ -91,9 +92,11 @@ def test_no_label_has_more_values_than_there_are_things(scraped):
             values.setdefault(name, set()).add(value)
     assert len(values["drafter"]) == len(values["pool"]) == 8
     assert len(values["cell"]) == 2
+    assert values["tenant"] == {"gold"}
+    assert values["result"] == {"kept", "dropped"}
     assert len(values["position"]) <= 16
     assert len(values["size"]) <= 16
     assert set(values) == {
         "__name__", "cell", "cluster", "code", "drafter", "instance", "job", "le", "phase", "pool",
-        "position", "result", "size",
+        "position", "result", "size", "tenant",
     }  # fmt: skip
