@@ -32,6 +32,11 @@ def _all_or_none(tenants: list[Tenant]) -> bool:
     return len({tenant.api_key_secret_ref is None for tenant in tenants}) <= 1
 
 
+def _own_entries(tenants: list[Tenant]) -> bool:
+    entries = [(ref.name, ref.key) for tenant in tenants if (ref := tenant.api_key_secret_ref)]
+    return len(set(entries)) == len(entries)
+
+
 Tenants = Annotated[
     list[Tenant],
     Checked(
@@ -41,6 +46,12 @@ Tenants = Annotated[
             "apiKeySecretRef must be given for all tenants or for none: a tenant without a key would be "
             "anybody's",
             _all_or_none,
+        ),
+        Rule(
+            # Comparing all with all costs the API server too much.
+            "",
+            "two tenants name the same entry of a Secret, so that a key would be both's; give each its own",
+            _own_entries,
         ),
     ),
     Field(max_length=MOST_TENANTS, json_schema_extra={"x-kubernetes-list-map-keys": ["name"]}),
