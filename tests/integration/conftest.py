@@ -45,7 +45,7 @@ def packed(folder):
     """The target as a verifier holds it, for the cells of all tests."""
     return PackedModel(
         load_model(ModelURI.parse(f"file://{folder / 'target'}"), dtype="float32"),
-        slots=9,
+        slots=8,
         max_context=CONTEXT,
     )
 
