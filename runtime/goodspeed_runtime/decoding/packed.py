@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
-from goodspeed_runtime.decoding.round import Round, Segment
+from goodspeed_runtime.decoding.round import Round, Segment, check_segments
+from goodspeed_runtime.decoding.tiles import TILE_ROWS, check_rows, tiles
 
 __all__ = ["PackedModel", "Segment", "UnsupportedModelError", "check_token_ids"]
 
@@ -127,19 +128,24 @@ class PackedModel:
         token_ids: None: column i of the logits is id i.
     """
 
-    def __init__(self, loaded: Loaded, *, slots: int, max_context: int) -> None:
+    def __init__(
+        self, loaded: Loaded, *, slots: int, max_context: int, batch_invariant: bool = False
+    ) -> None:
         """Allocates the cache.
 
         Args:
             loaded: the model, on its device and in its dtype.
             slots: how many sequences it can hold.
             max_context: most tokens of one sequence.
+            batch_invariant: a sequence's logits have the same bits whatever shares its passes.
 
         Raises:
             UnsupportedModelError: the family cannot be served by packed passes.
-            ValueError: the context is longer than the model's positions.
+            ValueError: the context is longer than the model's positions, or batches cannot be made not to
+                matter here.
         """
         self._module = loaded.module
+        self._tile = TILE_ROWS if batch_invariant else None
         self.check(loaded, max_context)
         layers = attention_of(self._module)
         first = next(self._module.parameters())
@@ -155,6 +161,18 @@ class PackedModel:
         )
         self.acquire = self.cache.acquire
         self.release = self.cache.release
+        if batch_invariant:
+            self._check_rows(first.dtype)
+
+    def _check_rows(self, dtype: torch.dtype) -> None:
+        for part in self._module.modules():
+            if isinstance(part, nn.Linear):
+                check_rows(part, part.in_features, dtype, self.device)
+        width = getattr(self._module.config, "intermediate_size", None)
+        for part in self._module.modules():
+            if width and (activation := getattr(part, "act_fn", None)) is not None:
+                check_rows(activation, width, dtype, self.device)
+                break
 
     @property
     def lengths(self) -> list[int]:
@@ -177,11 +195,17 @@ class PackedModel:
                 context or holds an id outside the vocabulary. Nothing has been written.
         """
         check_token_ids(segments, self.vocabulary_size)
-        layout = Round(segments, self.cache, self.device)
+        if self._tile is None:
+            return self._pass(segments)
+        check_segments(segments, self.cache)
+        return torch.cat([self._pass(tile) for tile in tiles(segments, self._tile)])
+
+    def _pass(self, segments: Sequence[Segment]) -> Tensor:
+        layout = Round(segments, self.cache, self.device, self._tile)
         logits = _call(self._module, layout.token_ids, layout.position_ids, layout.logit_rows, layout)
         for segment in segments:
-            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
-        return logits.float()
+            self.cache.wrote(segment.slot, segment.start, segment.tokens)
+        return logits[: sum(segment.logit_rows for segment in segments)].float()
 
     @staticmethod
     def check(loaded: Loaded, max_context: int) -> torch.device:

@@ -2,8 +2,10 @@
 
 Every index map and mask is built once a round, on the host, and used by all
 layers. Segments with few tokens (decoding, verification) are padded to the
-longest of them and attended by one call over views of their slots; long ones
-(prefill chunks) get a call each, so that they pad nobody. The model around the
+longest of them and attended by one call over views of their slots, as long as
+these are neighbours; long ones (prefill chunks) get a call each, so that they
+pad nobody. In tiles a call has one query token a row and keys up to a fixed
+grain past its position, whatever else is there (`tiles`). The model around the
 attention is `packed`'s concern.
 """
 
@@ -45,9 +47,13 @@ class Segment:
 
 @dataclass(slots=True)
 class _Block:
-    """One attention call: slots ``[first, first + batch)``, each with `queries` query tokens."""
+    """One attention call: slots ``[first, first + slots)``, each with `queries` query tokens.
+
+    With one slot and a larger `batch`, all of it reads that slot.
+    """
 
     first: int
+    slots: int
     batch: int
     queries: int
     context: int
@@ -61,19 +67,31 @@ class Round:
     """The index maps of one pass, and attention by them.
 
     Attributes:
-        token_ids, position_ids: int64 ``[1, tokens]``.
-        logit_rows: int64 ``[rows]``, packed indices in the order of the segments given.
+        token_ids, position_ids: int64 ``[1, tokens]``, padding included.
+        logit_rows: int64 ``[rows]``, packed indices in the order of the segments given, then padding.
     """
 
-    def __init__(self, segments: Sequence[Segment], cache: KVCache, device: torch.device) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], cache: KVCache, device: torch.device, tile_rows: int | None = None
+    ) -> None:
+        """Lays a pass out.
+
+        Args:
+            segments: at most one per slot.
+            cache: whose slots they name.
+            device: of the cache.
+            tile_rows: rows that the tokens, and the rows of logits if there are any, are padded to; None
+                pads nothing, and lets calls be shared.
+        """
         self._cache = cache
         self._biases: dict[tuple[int, int | None, int], Tensor] = {}
         check_segments(segments, cache)
+        shared = 0 if tile_rows is not None else SHORT_TOKENS
         short = sorted(
-            (i for i, s in enumerate(segments) if len(s.tokens) <= SHORT_TOKENS),
+            (i for i, s in enumerate(segments) if len(s.tokens) <= shared),
             key=lambda i: segments[i].slot,
         )
-        order = short + [i for i, s in enumerate(segments) if len(s.tokens) > SHORT_TOKENS]
+        order = short + [i for i, s in enumerate(segments) if len(s.tokens) > shared]
         counts = np.array([len(segments[i].tokens) for i in order])
         starts = np.array([segments[i].start for i in order])
         slots = np.array([segments[i].slot for i in order])
@@ -84,42 +102,59 @@ class Round:
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
         ends = (first + counts)[place]
-        logit_rows = [np.arange(end - s.logit_rows, end) for end, s in zip(ends, segments, strict=True)]
+        logit_rows = np.concatenate(
+            [np.arange(end - s.logit_rows, end) for end, s in zip(ends, segments, strict=True)]
+        )
+        ids = np.concatenate([np.asarray(segments[i].tokens) for i in order])
+        self._padding = 0 if tile_rows is None else tile_rows - len(ids)
+        padded = positions
+        if self._padding:
+            ids, padded = (np.pad(column, (0, self._padding)) for column in (ids, positions))
+        if tile_rows is not None and logit_rows.size:
+            logit_rows = np.pad(logit_rows, (0, tile_rows - logit_rows.size))
 
-        columns = [
-            np.concatenate([np.asarray(segments[i].tokens) for i in order]),
-            positions,
-            rows,
-            np.concatenate(logit_rows),
-        ]
+        columns = [ids, padded, rows, logit_rows]
+        none = np.empty(0, dtype=np.int64)
         plans = []
-        if short:
-            total = int(counts[: len(short)].sum())
-            low, high, queries = int(slots[0]), int(slots[len(short) - 1]), int(counts[: len(short)].max())
-            batch = high - low + 1
-            scatter = (np.repeat(slots, counts)[:total] - low) * queries + offsets[:total]
+        # A call spans neighbours only: a slot between them would be read in vain.
+        for run in np.split(np.arange(len(short)), 1 + np.flatnonzero(np.diff(slots[: len(short)]) > 1)):
+            if not run.size:
+                continue
+            span = slice(int(first[run[0]]), int(first[run[-1]] + counts[run[-1]]))
+            low, queries = int(slots[run[0]]), int(counts[run].max())
+            batch = run.size
+            scatter = (np.repeat(slots, counts)[span] - low) * queries + offsets[span]
             # A padded query sees position 0 and nothing else: finite, and nobody reads it.
             gather, limits = np.zeros((2, batch * queries), dtype=np.int64)
-            gather[scatter], limits[scatter] = np.arange(total), positions[:total]
-            plans.append((low, batch, queries, slice(0, total)))
+            gather[scatter], limits[scatter] = np.arange(span.start, span.stop), positions[span]
+            plans.append((low, batch, batch, queries, span))
             columns += [limits, gather, scatter]
         for i in range(len(short), len(order)):
             span = slice(int(first[i]), int(first[i] + counts[i]))
-            plans.append((int(slots[i]), 1, int(counts[i]), span))
-            none = np.empty(0, dtype=np.int64)
-            columns += [positions[span], none, none]
+            if tile_rows is None:
+                plans.append((int(slots[i]), 1, 1, int(counts[i]), span))
+                columns += [positions[span], none, none]
+                continue
+            for part in np.split(
+                np.arange(span.start, span.stop),
+                1 + np.flatnonzero(np.diff(positions[span] // _LENGTH_STEP)),
+            ):
+                piece = slice(int(part[0]), int(part[-1]) + 1)
+                plans.append((int(slots[i]), 1, part.size, 1, piece))
+                columns += [positions[piece], none, none]
 
         parts = to_device([column.astype(np.int64, copy=False) for column in columns], device)
         self.token_ids, self.position_ids = parts[0][None], parts[1][None]
         self._rows, self.logit_rows = parts[2], parts[3]
         self._blocks = []
-        for index, (low, batch, queries, span) in enumerate(plans):
+        for index, (low, width, batch, queries, span) in enumerate(plans):
             limits_t, gather_t, scatter_t = parts[4 + 3 * index : 7 + 3 * index]
             in_order = batch * queries == span.stop - span.start
             furthest = int(columns[4 + 3 * index].max()) + 1
             self._blocks.append(
                 _Block(
                     first=low,
+                    slots=width,
                     batch=batch,
                     queries=queries,
                     context=min(-(-furthest // _LENGTH_STEP) * _LENGTH_STEP, cache.max_context),
@@ -155,7 +190,10 @@ class Round:
         Returns:
             ``[1, tokens, heads, value size]``.
         """
-        self._cache.write(layer, self._rows, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        count = self._rows.shape[0]
+        self._cache.write(
+            layer, self._rows, key[0, :, :count].transpose(0, 1), value[0, :, :count].transpose(0, 1)
+        )
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         kv_heads = key.shape[1]
         group = query.shape[1] // kv_heads
@@ -164,7 +202,7 @@ class Round:
             rows = (
                 query[0, :, block.packed] if block.gather is None else query[0].index_select(1, block.gather)
             )
-            slots = slice(block.first, block.first + block.batch)
+            slots = slice(block.first, block.first + block.slots)
             # The query heads that share a key-value head become further queries of it: no repeated keys.
             folded = (
                 rows.unflatten(1, (block.batch, block.queries))
@@ -174,8 +212,8 @@ class Round:
             )
             attended = _attention(
                 folded,
-                keys[slots, : block.context].transpose(1, 2),
-                values[slots, : block.context].transpose(1, 2),
+                keys[slots, : block.context].transpose(1, 2).expand(block.batch, -1, -1, -1),
+                values[slots, : block.context].transpose(1, 2).expand(block.batch, -1, -1, -1),
                 self._bias(index, window, group, query.dtype),
                 scaling,
                 softcap,
@@ -187,6 +225,8 @@ class Round:
                 .flatten(0, 1)
             )
             outputs.append(unfolded if block.scatter is None else unfolded.index_select(0, block.scatter))
+        if self._padding:
+            outputs.append(outputs[0].new_zeros(self._padding, *outputs[0].shape[1:]))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
 
     def _bias(self, index: int, window: int | None, group: int, dtype: torch.dtype) -> Tensor:

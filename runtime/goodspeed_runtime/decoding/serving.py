@@ -15,6 +15,7 @@ from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.kv_cache import KVCache
 from goodspeed_runtime.decoding.packed import Loaded, PackedModel
+from goodspeed_runtime.decoding.prefixes import Tokens
 from goodspeed_runtime.decoding.round import Segment
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ class ServedModel(Protocol):
     def lengths(self) -> list[int]:
         """Valid tokens per slot; setting one lower rolls its sequence back."""
 
-    def acquire(self) -> int | None:
-        """Takes a slot; None when all are taken."""
+    def acquire(self, tokens: Tokens | None = None, scope: str = "") -> int | None:
+        """Takes a slot that holds as much of the tokens as any; see `KVCache.acquire`."""
 
     def release(self, slot: int) -> None:
         """Gives a slot back."""

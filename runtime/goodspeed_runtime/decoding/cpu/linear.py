@@ -17,7 +17,11 @@ _ROWS = 16
 
 
 class PrepackedLinear:
-    """``x W^T + b`` with W laid out once."""
+    """``x W^T + b`` with W laid out once.
+
+    Attributes:
+        width: of x.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Copies the weight.
@@ -26,6 +30,7 @@ class PrepackedLinear:
             weight: ``[out, in]``, on the CPU, of a dtype that `can_prepack`.
             bias: ``[out]``.
         """
+        self.width = int(weight.shape[1])
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
         self._bias = bias
 

@@ -20,7 +20,8 @@ from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
 from goodspeed_runtime.decoding.fused.weights import LayerWeights, NotFusableError, take_apart
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded, check_token_ids
-from goodspeed_runtime.decoding.round import Round, Segment
+from goodspeed_runtime.decoding.round import Round, Segment, check_segments
+from goodspeed_runtime.decoding.tiles import TILE_ROWS, check_rows, tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class CPUModel:
         slots: int,
         max_context: int,
         token_ids: npt.NDArray[np.int32] | None = None,
+        batch_invariant: bool = False,
     ) -> None:
         """Lays the matrices out, a layer at a time, and allocates the cache.
 
@@ -64,10 +66,13 @@ class CPUModel:
             slots: how many sequences it can hold.
             max_context: most tokens of one sequence.
             token_ids: the only ids whose logits are wanted, rising; the others' are not computed.
+            batch_invariant: a sequence's logits have the same bits whatever shares its passes.
 
         Raises:
             NotFusableError: the general path has to run this model. It is untouched.
+            ValueError: batches cannot be made not to matter here.
         """
+        self._tile = TILE_ROWS if batch_invariant else None
         dtype = next(loaded.module.parameters()).dtype
         if not can_prepack(dtype):
             raise NotFusableError(f"this processor or build of torch prepacks no {dtype}")
@@ -95,6 +100,15 @@ class CPUModel:
             device=self.device,
         )
         self.acquire, self.release = self.cache.acquire, self.cache.release
+        if batch_invariant:
+            self._check_rows(dtype)
+
+    @torch.inference_mode()
+    def _check_rows(self, dtype: torch.dtype) -> None:
+        layer = self._layers[0]
+        for product in (layer.query_key_value, layer.output, layer.gate_up, layer.down, self._head):
+            check_rows(product, product.width, dtype, self.device)
+        check_rows(silu, layer.down.width, dtype, self.device)
 
     @property
     def lengths(self) -> list[int]:
@@ -105,7 +119,13 @@ class CPUModel:
     def forward(self, segments: Sequence[Segment]) -> Tensor:
         """See `PackedModel.forward`."""
         check_token_ids(segments, self.vocabulary_size)
-        layout = Round(segments, self.cache, self.device)
+        if self._tile is None:
+            return self._pass(segments)
+        check_segments(segments, self.cache)
+        return torch.cat([self._pass(tile) for tile in tiles(segments, self._tile)])
+
+    def _pass(self, segments: Sequence[Segment]) -> Tensor:
+        layout = Round(segments, self.cache, self.device, self._tile)
         weights = self._weights
         positions = layout.position_ids[0]
         cosine, sine = self._cosine[positions][:, None], self._sine[positions][:, None]
@@ -115,8 +135,9 @@ class CPUModel:
             gate, up = layer.gate_up(self._norm(x, layer.post_norm)).chunk(2, -1)
             x = x + layer.down(silu(gate) * up)
         for segment in segments:
-            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
-        return self._head(self._norm(x[layout.logit_rows], weights.norm)).float()
+            self.cache.wrote(segment.slot, segment.start, segment.tokens)
+        rows = sum(segment.logit_rows for segment in segments)
+        return self._head(self._norm(x[layout.logit_rows], weights.norm))[:rows].float()
 
     def _attend(
         self, index: int, layer: _Layer, x: Tensor, cosine: Tensor, sine: Tensor, layout: Round

@@ -138,7 +138,7 @@ class FusedModel:
         if rows:
             self._heads[self._row_sizes[bisect_left(self._row_sizes, rows)]].replay()
         for segment in segments:
-            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
+            self.cache.wrote(segment.slot, segment.start, segment.tokens)
         return self._decoder.logits[:rows]
 
     def _begin(self, tokens: int) -> None:
