@@ -138,6 +138,18 @@ class VerifierMetrics:
         )
         self.kv_slots = verifier_gauge("verifier_kv_slots", "KV slots there are.")
         self.kv_slots_used = verifier_gauge("verifier_kv_slots_used", "KV slots in use.")
+        self.prompt_tokens = Counter(
+            "goodspeed_verifier_prompt_tokens",
+            "Tokens of prompts, and of sequences reopened or preempted, by where their KV came from.",
+            [*CELL_LABELS, "source"],
+            registry=self.registry,
+        )
+        self.preemptions = Counter(
+            "goodspeed_verifier_preemptions",
+            "Times that a sequence gave its KV slot up for one of another account.",
+            CELL_LABELS,
+            registry=self.registry,
+        )
         self.utility = verifier_gauge(
             "scheduler_utility", "Sum of weighted utility of the drafters' goodput."
         )

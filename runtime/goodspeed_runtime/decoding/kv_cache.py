@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goodspeed_runtime.decoding.prefixes import Prefixes, Tokens
+from goodspeed_runtime.decoding.prefixes import SHORTEST, Prefixes, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +82,15 @@ class KVCache:
         """Slots that `acquire` can still hand out."""
         return len(self._free)
 
-    def acquire(self, tokens: Tokens | None = None, scope: str = "") -> int | None:
+    def acquire(self, tokens: Tokens | None = None, scope: str | None = None) -> int | None:
         """Takes a slot: one that holds nothing and lies lowest, else the one that was released first.
 
         The longest beginning of ``tokens`` that some slot holds is there at once: the slot is one that
         held it, or it is copied from one. ``lengths[slot]`` says how many tokens that are.
 
         Args:
-            tokens: int32 ``[n]``, to be fed first; None shares nothing, now or later.
-            scope: only what was taken under the same one is shared.
+            tokens: int32 ``[n]``, to be fed first; None where nothing is to be shared.
+            scope: only slots taken under the same one are shared; None shares nothing, now or later.
 
         Returns:
             The slot; None when all are taken.
@@ -99,7 +99,7 @@ class KVCache:
             return None
         slot = min(self._free, key=lambda free: (self._released[free] if self._left[free] else 0, free))
         shared = 0
-        if tokens is not None:
+        if tokens is not None and scope is not None:
             common = self._prefixes.common(tokens, scope, np.maximum(self._left, self.lengths))
             best = int(common.argmax())
             shared = int(common[best])
@@ -112,11 +112,32 @@ class KVCache:
                 self._copy(best, slot, mine, shared)
         self._free.discard(slot)
         self._left[slot] = 0
-        self._prefixes.begin(slot, None if tokens is None else scope)
-        if tokens is not None:
+        self._prefixes.begin(slot, scope)
+        if shared and tokens is not None:
             self._prefixes.write(slot, 0, tokens[:shared])
         self.lengths[slot] = shared
         return slot
+
+    def extend(self, slot: int, tokens: Tokens) -> int:
+        """Copies into a taken slot what another one holds of its next tokens.
+
+        Args:
+            slot: taken with a scope.
+            tokens: int32 ``[n]``, the slot's own and those to come.
+
+        Returns:
+            How many of the tokens the slot holds now.
+        """
+        held = self.lengths[slot]
+        common = self._prefixes.common(
+            tokens, self._prefixes.scope(slot), np.maximum(self._left, self.lengths)
+        )
+        best = int(common.argmax())
+        shared = int(common[best])
+        if shared >= held + SHORTEST:
+            self._copy(best, slot, held, shared)
+            self.wrote(slot, held, tokens[held:shared])
+        return self.lengths[slot]
 
     def _copy(self, source: int, target: int, start: int, end: int) -> None:
         """Copies the keys and values of places ``[start, end)`` from slot to slot."""
@@ -135,7 +156,7 @@ class KVCache:
         if slot in self._free:
             raise ValueError(f"slot {slot} is not taken")
         self._free.add(slot)
-        self._left[slot] = self.lengths[slot] if self._prefixes.shares(slot) else 0
+        self._left[slot] = 0 if self._prefixes.scope(slot) is None else self.lengths[slot]
         self._releases += 1
         self._released[slot] = self._releases
         self.lengths[slot] = 0

@@ -28,20 +28,22 @@ class Prefixes:
         """A slot has an owner; None is one that shares nothing."""
         self._scopes[slot] = scope
 
-    def shares(self, slot: int) -> bool:
-        """Whether what the slot holds may be shared at all."""
-        return self._scopes[slot] is not None
+    def scope(self, slot: int) -> str | None:
+        """Under which the slot was taken."""
+        return self._scopes[slot]
 
     def write(self, slot: int, start: int, tokens: Sequence[int] | npt.NDArray[np.integer]) -> None:
         """The places of a slot from ``start`` on hold these tokens now."""
         self._tokens[slot, start : start + len(tokens)] = tokens
 
-    def common(self, tokens: Tokens, scope: str, valid: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def common(
+        self, tokens: Tokens, scope: str | None, valid: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
         """How many tokens a sequence has in common with each slot from the start.
 
         Args:
             tokens: int32 ``[n]``, the sequence's.
-            scope: only slots of the same are looked at.
+            scope: only slots of the same are looked at; None finds nothing.
             valid: int64 ``[slots]``, how many places of each slot count.
 
         Returns:
@@ -49,7 +51,7 @@ class Prefixes:
         """
         common = np.zeros(len(valid), np.int64)
         count = min(len(tokens), self._tokens.shape[1])
-        if count < SHORTEST:
+        if count < SHORTEST or scope is None:
             return common
         slots = np.array([s for s, own in enumerate(self._scopes) if own == scope], dtype=np.int64)
         slots = slots[valid[slots] >= SHORTEST]

@@ -106,6 +106,7 @@ class Round:
             [np.arange(end - s.logit_rows, end) for end, s in zip(ends, segments, strict=True)]
         )
         ids = np.concatenate([np.asarray(segments[i].tokens) for i in order])
+        self._tiled = tile_rows is not None
         self._padding = 0 if tile_rows is None else tile_rows - len(ids)
         padded = positions
         if self._padding:
@@ -210,14 +211,19 @@ class Round:
                 .permute(2, 0, 1, 3, 4)
                 .reshape(block.batch, kv_heads, group * block.queries, -1)
             )
-            attended = _attention(
-                folded,
-                keys[slots, : block.context].transpose(1, 2).expand(block.batch, -1, -1, -1),
-                values[slots, : block.context].transpose(1, 2).expand(block.batch, -1, -1, -1),
-                self._bias(index, window, group, query.dtype),
-                scaling,
-                softcap,
+            key_context, value_context = (
+                each[slots, : block.context].transpose(1, 2).expand(block.batch, -1, -1, -1)
+                for each in (keys, values)
             )
+            bias = self._bias(index, window, group, query.dtype)
+            if softcap is None or not self._tiled:
+                attended = _attention(folded, key_context, value_context, bias, scaling, softcap)
+            else:
+                # A product of matrices is divided among threads by how many matrices there are.
+                rows_alone = zip(
+                    *(each.split(1) for each in (folded, key_context, value_context, bias)), strict=True
+                )
+                attended = torch.cat([_attention(q, k, v, b, scaling, softcap) for q, k, v, b in rows_alone])
             unfolded = (
                 attended.unflatten(2, (group, block.queries))
                 .permute(0, 3, 1, 2, 4)

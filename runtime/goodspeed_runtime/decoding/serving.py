@@ -33,7 +33,7 @@ class ServedModel(Protocol):
     def lengths(self) -> list[int]:
         """Valid tokens per slot; setting one lower rolls its sequence back."""
 
-    def acquire(self, tokens: Tokens | None = None, scope: str = "") -> int | None:
+    def acquire(self, tokens: Tokens | None = None, scope: str | None = None) -> int | None:
         """Takes a slot that holds as much of the tokens as any; see `KVCache.acquire`."""
 
     def release(self, slot: int) -> None:

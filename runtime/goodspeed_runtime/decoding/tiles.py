@@ -39,7 +39,9 @@ def tiles(segments: Sequence[Segment], rows: int) -> list[list[Segment]]:
     return passes
 
 
-def check_rows(work: Callable[[Tensor], Tensor], width: int, dtype: torch.dtype, device: torch.device) -> None:
+def check_rows(
+    work: Callable[[Tensor], Tensor], width: int, dtype: torch.dtype, device: torch.device
+) -> None:
     """Whether every row of a tile comes out the same where all rows that go in are.
 
     Args:
@@ -55,6 +57,6 @@ def check_rows(work: Callable[[Tensor], Tensor], width: int, dtype: torch.dtype,
     out = work(row.repeat(TILE_ROWS, 1))
     if not bool((out == out[:1]).all()):
         raise ValueError(
-            f"batches cannot be made not to matter here: rows of one {dtype} tile of width {width} are summed "
-            f"up differently with {torch.get_num_threads()} threads; try one thread, or a power of two"
+            f"batches cannot be made not to matter here: equal rows of a {dtype} tile of width {width} come "
+            f"out different with {torch.get_num_threads()} threads; try one thread, or a power of two"
         )

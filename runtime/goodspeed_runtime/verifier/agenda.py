@@ -1,4 +1,7 @@
-"""What goes into a round: every draft that has arrived, tokens without drafts, and prompts in chunks."""
+"""What goes into a round: every draft that has arrived, tokens without drafts, and prompts in chunks.
+
+Tokens of a sequence that was preempted are fed again like those of a prompt.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.verification import Request
+from goodspeed_runtime.verifier.prefill import PrefillLimit, Prompt, divide, foremost
 from goodspeed_runtime.verifier.sequence import NOTHING, Sequence
 
 
@@ -27,30 +31,42 @@ class Work:
     overtakes: bool = False
 
 
-def agenda(live: Iterable[Sequence], joining: Collection[Sequence], prefill_chunk_tokens: int) -> list[Work]:
-    """The round's work, oldest first.
+def agenda(live: Iterable[Sequence], joining: Collection[Sequence], limit: PrefillLimit) -> list[Work]:
+    """The round's work, oldest first, prompts last.
 
     Args:
         live: sequences with a slot.
         joining: those of them that get a token of the verifier's own though their draft is out.
-        prefill_chunk_tokens: most prompt tokens in the round, all sequences together.
+        limit: what prompts may cost.
     """
-    work = []
-    room = prefill_chunk_tokens
+    work, prompts = [], []
     for sequence in sorted(live, key=lambda each: each.arrived):
+        if sequence.filling:
+            prompts.append(sequence)
+            continue
+        awaited = sequence.awaited
+        if awaited and sequence not in joining:
+            continue
         at = len(sequence.tokens)
-        if sequence.opened:
-            awaited = sequence.awaited
-            if awaited and sequence not in joining:
-                continue
-            draft = sequence.draft or NOTHING
-            tokens = [sequence.tokens[-1], *draft.tokens.tolist()]
-            request = Request(at, draft, sequence.sampling)
-            work.append(Work(sequence, Segment(sequence.slot, at - 1, tokens, len(tokens)), request, awaited))
-        elif room > 0:
-            chunk = sequence.tokens[sequence.filled : sequence.filled + room].tolist()
-            room -= len(chunk)
-            last = sequence.filled + len(chunk) == at
-            segment = Segment(sequence.slot, sequence.filled, chunk, int(last))
-            work.append(Work(sequence, segment, Request(at, NOTHING, sequence.sampling) if last else None))
+        draft = sequence.draft or NOTHING
+        tokens = [sequence.tokens[-1], *draft.tokens.tolist()]
+        request = Request(at, draft, sequence.sampling)
+        work.append(Work(sequence, Segment(sequence.slot, at - 1, tokens, len(tokens)), request, awaited))
+    if prompts:
+        work += _chunks(foremost(prompts), limit.room(sum(len(item.segment.tokens) for item in work)))
+    return work
+
+
+def _chunks(prompts: list[Sequence], room: int) -> list[Work]:
+    """The next tokens of prompts; the last ones of a new sequence ask for the token after them."""
+    work = []
+    shares = divide(room, [Prompt(s.account, s.account.weight, s.prefill - s.filled) for s in prompts])
+    for sequence, count in zip(prompts, shares, strict=True):
+        if not count:
+            continue
+        end = sequence.filled + count
+        last = end == sequence.prefill and not sequence.opened
+        chunk = sequence.tokens[sequence.filled : end].tolist()
+        request = Request(end, NOTHING, sequence.sampling) if last else None
+        work.append(Work(sequence, Segment(sequence.slot, sequence.filled, chunk, int(last)), request))
     return work

@@ -27,6 +27,7 @@ from goodspeed_runtime.verifier.agenda import Work, agenda
 from goodspeed_runtime.verifier.grants import Grants, Outcome
 from goodspeed_runtime.verifier.inbox import Inbox
 from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.prefill import PrefillLimit
 from goodspeed_runtime.verifier.roster import Roster
 from goodspeed_runtime.verifier.sequence import NOTHING, Account, Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
@@ -172,7 +173,7 @@ class Engine:
                 continue
             now = time.monotonic()
             began = began or now
-            out = [sequence for sequence in live if sequence.awaited]
+            out = [sequence for sequence in live if sequence.awaited and not sequence.filling]
             decision = self._admission.decide(self._view(live, out, now))
             if decision.wait <= 0:
                 self._joining = {s for s, joins in zip(out, decision.join, strict=True) if joins}
@@ -189,12 +190,12 @@ class Engine:
         return False
 
     def _view(self, live: list[Sequence], out: list[Sequence], now: float) -> View:
-        ready = [sequence for sequence in live if sequence.draft is not None or not sequence.opened]
+        ready = [sequence for sequence in live if sequence.draft is not None or sequence.filling]
         since = np.array([now - sequence.granted for sequence in out])
         due = np.array([sequence.due for sequence in out]) - now
         cost = self._grants.passes()
         return View(
-            ready_tokens=sum(sequence.expected if sequence.opened else 1.0 for sequence in ready),
+            ready_tokens=sum(1.0 if sequence.filling else sequence.expected for sequence in ready),
             ready=len(ready),
             alone=len(live) - len(ready) - len(out),
             due=np.where(due > 0, due, _LATER * since),
@@ -210,7 +211,9 @@ class Engine:
     def _round(self) -> None:
         started = time.monotonic()
         live = self._roster.live()
-        work = self._under_way = agenda(live, self._joining, self._settings.prefill_chunk_tokens)
+        settings = self._settings
+        limit = PrefillLimit(settings.prefill_chunk_tokens, settings.prefill_share, self._grants.passes())
+        work = self._under_way = agenda(live, self._joining, limit)
         logits = self._model.forward([item.segment for item in work])
         judged = [item for item in work if item.request is not None]
         verdicts = self._verify(logits, [item.request for item in judged if item.request is not None])
@@ -220,10 +223,11 @@ class Engine:
         times = RoundTimes(tokens, computed - started, computed - max(self._last_round, begun))
         replies = Replies(started, round(1e6 * (computed - started)))
         for item in work:
-            if item.request is None:
-                item.sequence.filled += len(item.segment.tokens)
+            if item.sequence.filling:
+                item.sequence.fed(item.segment.start + len(item.segment.tokens), computed)
+                self._ledger.prompt_tokens("computed", len(item.segment.tokens))
         outcomes = self._commit(judged, verdicts, replies)
-        active = [sequence for sequence in self._roster.live() if sequence.opened]
+        active = [sequence for sequence in self._roster.live() if not sequence.filling]
         self._grants.learn(outcomes, active, times)
         self._regrant(active, judged, replies)
         sent = 0

@@ -187,7 +187,7 @@ class Grants:
         granted = member_grants(
             solved=allocation.grants,
             members=chosen,
-            in_flight=np.array([sequence.grant for sequence in active], dtype=np.int64),
+            in_flight=np.array([sequence.in_flight for sequence in active], dtype=np.int64),
             budget=self.budget,
         )
         places = np.flatnonzero(chosen)

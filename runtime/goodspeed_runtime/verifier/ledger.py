@@ -54,6 +54,9 @@ class Ledger:
         self.budget(settings.budget_tokens)
         metrics.budget_limit.labels(*self._cell).set(settings.most_budget)
         metrics.kv_slots.labels(*self._cell).set(settings.max_sequences)
+        metrics.preemptions.labels(*self._cell)
+        for source in ("computed", "shared"):
+            metrics.prompt_tokens.labels(*self._cell, source)
 
     def budget(self, tokens: int) -> None:
         """C has changed."""
@@ -104,6 +107,15 @@ class Ledger:
         """A prefill has given a token."""
         self._pages[sequence.client].first += 1
         self._emitted(sequence, 1)
+
+    def prompt_tokens(self, source: str, count: int) -> None:
+        """Tokens were fed, or found in the cache, before a sequence could go on."""
+        if count:
+            self._metrics.prompt_tokens.labels(*self._cell, source).inc(count)
+
+    def preempted(self) -> None:
+        """A sequence has lost its slot to another account's."""
+        self._metrics.preemptions.labels(*self._cell).inc()
 
     def granted(self, sequence: Sequence) -> None:
         """A sequence was told its grant."""

@@ -6,11 +6,17 @@ only. A drafter's mistake ends that one sequence.
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
+
+from goodspeed_runtime.decoding.prefixes import Tokens
 from goodspeed_runtime.decoding.serving import ServedModel
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.verifier.grants import Grants
 from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.preemption import victim
 from goodspeed_runtime.verifier.sequence import Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 from goodspeed_runtime.verifier.waiting import WaitingRoom
@@ -33,6 +39,7 @@ class Roster:
         self._grants = grants
         self._ledger = ledger
         self._waiting = WaitingRoom()
+        self._filling: set[Sequence] = set()
         self.clients: set[Client] = set()
         self.arrivals = 0
         self.changes = 0
@@ -85,6 +92,8 @@ class Roster:
             )
         else:
             client.sequences[sequence.key] = sequence
+            sequence.scope = self._scope(sequence)
+            sequence.since = time.monotonic()
             self._waiting.add(sequence)
             self.admit()
 
@@ -132,20 +141,63 @@ class Roster:
         self._waiting.remove(sequence)
         self.changes += 1
         if sequence.slot >= 0:
-            self._model.release(sequence.slot)
-            sequence.slot = -1
-            sequence.account.held -= 1
+            self._give_up(sequence)
+
+    def _give_up(self, sequence: Sequence) -> None:
+        self._model.release(sequence.slot)
+        sequence.slot = -1
+        sequence.account.held -= 1
 
     def admit(self) -> None:
-        """Gives free slots to whoever's turn it is."""
+        """Gives slots to whoever's turn it is, those of others too, and shares what has been computed."""
+        now = time.monotonic()
         while (sequence := self._waiting.next()) is not None:
-            slot = self._model.acquire()
-            if slot is None:
-                return
+            if not self._model.cache.free_slots:
+                other = victim(sequence, self.live(), now, self._settings.turn_seconds)
+                if other is None:
+                    break
+                self._preempt(other, now)
             self._waiting.remove(sequence)
-            sequence.slot = slot
+            slot = self._model.acquire(None if sequence.scope is None else _known(sequence), sequence.scope)
+            assert slot is not None
+            sequence.sit_down(slot, self._model.lengths[slot], now)
             sequence.account.held += 1
             self.changes += 1
+            self._ledger.prompt_tokens("shared", sequence.filled)
+            self._filling.add(sequence)
+        for sequence in list(self._filling):
+            if sequence.slot < 0 or not sequence.filling:
+                self._filling.discard(sequence)
+            elif sequence.scope is not None:
+                self._share(sequence, now)
+
+    def _share(self, sequence: Sequence, now: float) -> None:
+        """Copies what another sequence has computed of its tokens since it got its slot."""
+        filled = self._model.cache.extend(sequence.slot, _known(sequence))
+        if filled > sequence.filled:
+            self._ledger.prompt_tokens("shared", filled - sequence.filled)
+            sequence.fed(filled, now)
+
+    def _preempt(self, sequence: Sequence, now: float) -> None:
+        """A sequence loses its slot to another account's and waits for the next."""
+        self._give_up(sequence)
+        sequence.stand_up()
+        sequence.since = now
+        self._waiting.put_back(sequence)
+        self._ledger.preempted()
+
+    def _scope(self, sequence: Sequence) -> str | None:
+        """Requests that name no tenant are one tenant's, whoever drafts for them."""
+        sharing = self._settings.prefix_sharing
+        if sharing == "off":
+            return None
+        named = sharing == "tenant" and sequence.account is not sequence.client.account
+        return sequence.account.name if named else ""
+
+
+def _known(sequence: Sequence) -> Tokens:
+    """What may be in the cache already: all but the last token, whose logits are wanted."""
+    return np.array(sequence.tokens[:-1], dtype=np.int32)
 
 
 def _unwanted(sequence: Sequence, position: int) -> str:

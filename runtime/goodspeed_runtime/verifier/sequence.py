@@ -83,11 +83,16 @@ class Sequence:
         expected: tokens that the draft should commit, bonus included.
         acceptance: that was reckoned with.
         slot: of the KV cache; -1 while it waits for one.
-        filled: tokens of the prefill that are in the cache; the prefill is over at `len(tokens)`.
+        since: monotonic seconds when it got its slot, or began to wait for one.
+        ready: monotonic seconds when its prefill was over.
+        scope: beginnings are shared with sequences of the same; None shares none.
+        filled: tokens of the prefill that are in the cache.
+        prefill: how many there are to be: all it has, but for the last one of a sequence that was preempted.
         opened: whether its first token has been sent.
         grant: draft tokens allowed and not yet verified; 0 while it is decoded without drafts.
         draft: what came for the next round, as far as it follows `tokens`.
         sent: tokens that the draft had when it came.
+        set_aside: its draft, here or on its way, is not verified: it was preempted meanwhile.
         held_seconds: from the grant's coming to the draft's going at the drafter.
     """
 
@@ -106,12 +111,32 @@ class Sequence:
     expected: float = 1.0
     acceptance: float = 0.0
     slot: int = -1
+    since: float = 0.0
+    ready: float = 0.0
+    scope: str | None = None
     filled: int = 0
+    prefill: int = 0
     opened: bool = False
     grant: int = 0
     draft: DraftBlock | None = None
     sent: int = 0
+    set_aside: bool = False
     held_seconds: float = 0.0
+
+    @property
+    def filling(self) -> bool:
+        """Whether tokens of it must be fed before its drafts can be verified."""
+        return self.filled < self.prefill
+
+    @property
+    def progressed(self) -> bool:
+        """Whether it has got more than its first token since it has its slot."""
+        return len(self.tokens) > self.prefill + 1
+
+    @property
+    def in_flight(self) -> int:
+        """Draft tokens granted that will have to be verified."""
+        return 0 if self.set_aside else self.grant
 
     @property
     def awaited(self) -> bool:
@@ -135,7 +160,31 @@ class Sequence:
         """
         overtaken = len(self.tokens) - position
         self.sent = len(draft)
-        if overtaken and self.tokens[position:] != compact(draft.tokens[:overtaken].tolist()):
+        if self.set_aside or (
+            overtaken and self.tokens[position:] != compact(draft.tokens[:overtaken].tolist())
+        ):
             self.draft = NOTHING
         else:
             self.draft = draft.part(overtaken, len(draft)) if overtaken else draft
+
+    def sit_down(self, slot: int, filled: int, now: float) -> None:
+        """It has got a slot, in which so many of its tokens are already."""
+        self.slot, self.since = slot, now
+        # What follows the last token of an opened sequence is verified, or sampled, with that token's pass.
+        self.prefill = len(self.tokens) - self.opened
+        self.fed(filled, now)
+
+    def fed(self, filled: int, now: float) -> None:
+        """So many tokens of its prefill are in the cache."""
+        self.filled = filled
+        if not self.filling:
+            self.ready = now
+
+    def stand_up(self) -> None:
+        """It has lost its slot and keeps its tokens; a draft may come from any time before."""
+        self.slot = -1
+        self.filled = self.prefill = 0
+        self.expected = 1.0
+        self.set_aside = self.grant > 0
+        if self.draft is not None:
+            self.draft = NOTHING

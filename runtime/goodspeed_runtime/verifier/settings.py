@@ -8,6 +8,7 @@ from typing import Literal
 AllocatorName = Literal["gradient", "fixed", "random"]
 ObjectiveName = Literal["perRound", "perSecond"]
 VerificationName = Literal["rejection", "coupled"]
+PrefixSharing = Literal["off", "tenant", "cell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class VerifierSettings:
         max_sequences: KV slots.
         max_waiting: sequences that may wait for a slot before more are refused.
         prefill_chunk_tokens: most prompt tokens in one round.
+        prefill_share: of a round's time without prompts, by which they may lengthen it.
+        prefix_sharing: among whose sequences keys and values of equal beginnings are shared.
+        turn_seconds: a sequence keeps its slot at least so long before another account's may take it.
         max_draft_tokens: cap on every grant.
         barrier: rounds wait for every draft, as the paper's do.
         allocator: divides the budget.
@@ -44,6 +48,9 @@ class VerifierSettings:
     max_sequences: int = 32
     max_waiting: int = 256
     prefill_chunk_tokens: int = 256
+    prefill_share: float = 0.5
+    prefix_sharing: PrefixSharing = "tenant"
+    turn_seconds: float = 5.0
     max_draft_tokens: int = 16
     barrier: bool = False
     allocator: AllocatorName = "gradient"

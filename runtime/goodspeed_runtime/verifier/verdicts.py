@@ -101,4 +101,5 @@ def commit_verdict(
     if not overtakes:
         sequence.draft = None
         sequence.grant = 0
+        sequence.set_aside = False
     return outcome

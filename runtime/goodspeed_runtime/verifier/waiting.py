@@ -2,7 +2,8 @@
 
 A slot that comes free goes to the account (a tenant, or a drafter) that holds
 the fewest for its weight, and among its sequences to the oldest: one with a
-hundred requests delays its own.
+hundred requests delays its own. One that was preempted is its account's next:
+what has begun is finished first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ class WaitingRoom:
         """Lets a sequence wait behind its account's others."""
         self._queues.setdefault(sequence.account, deque()).append(sequence)
         self._counts[sequence.client] = self.waiting(sequence.client) + 1
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Lets a sequence wait before its account's others."""
+        self.add(sequence)
+        self._queues[sequence.account].rotate(1)
 
     def remove(self, sequence: Sequence) -> None:
         """A sequence that waits no longer; one that does not wait is fine."""
@@ -46,6 +52,6 @@ class WaitingRoom:
             return None
 
         def turn(account: Account) -> tuple[float, float]:
-            return account.held / account.weight, self._queues[account][0].arrived
+            return account.held / account.weight, self._queues[account][0].since
 
         return self._queues[min(self._queues, key=turn)][0]

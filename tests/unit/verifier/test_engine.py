@@ -88,8 +88,8 @@ def bench(model, monkeypatch):
     bench.engine.detach(bench.client)
     bench.engine.stop(30)
     if model.cache.free_slots < 4:
-        for slot, used in enumerate(model.cache._used):
-            if used:
+        for slot in range(4):
+            if slot not in model.cache._free:
                 model.release(slot)
 
 
