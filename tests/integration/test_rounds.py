@@ -5,6 +5,7 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
+from peers import until
 from seats import Seat, Slow, model_engine
 
 from goodspeed_runtime.drafter.lookup import LookupEngine
@@ -38,12 +39,10 @@ async def test_a_draft_that_was_overtaken_counts_as_far_as_it_agrees(make_cell, 
         first = await peer.reply("verdict")
         assert (first.position, first.next_token) == (place, truth[1])
         cell.gate.clear()
+        await until(cell.waits_at_gate.is_set)
         # Begun where the grant was given, all of it right.
         await peer.draft(1, place, truth[1 : 1 + opened.grant])
-        for _ in range(1000):  # it comes by another thread, maybe just before the pass that is held up
-            if cell.engine.backlog:
-                break
-            await asyncio.sleep(0.001)
+        await until(lambda: cell.engine.backlog)
         cell.gate.set()
         got = 2
         while (verdict := await peer.reply("verdict")).draft_awaited:
@@ -93,7 +92,7 @@ async def test_answers_are_the_targets_own_whatever_is_drafted_ahead(
 
 async def test_a_draft_made_ahead_is_ready_when_its_grant_comes(make_cell, greedy, folder, tokenizer):
     """A drafter as good as the target, once it knows that: nothing is drafted on demand."""
-    cell = await make_cell(admission=Barrier(), budget_tokens=64, pass_seconds=0.1)
+    cell = await make_cell(admission=Barrier(), budget_tokens=64, pass_seconds=0.05)
     truth, calls = greedy(PROMPT, 60), []
     engine = model_engine(folder, "target")
     forward = engine._model.forward
@@ -106,10 +105,9 @@ async def test_a_draft_made_ahead_is_ready_when_its_grant_comes(make_cell, greed
     seat = Seat(cell, tokenizer, engine, max_draft_tokens=4)
     async with seat.serving():
         assert await seat.ask(PROMPT, 60) == truth
-    # The cache is never rolled back: every token is fed once, and after the first draft one at a time, but
-    # where a busy machine lets a verdict overtake it.
+    # The cache is never rolled back: every token is fed once, and after the first draft one at a time.
     assert calls[0] == [len(PROMPT)]
-    assert len([call for call in calls[8:] if call != [1]]) <= len(calls) / 5
+    assert all(call == [1] for call in calls[8:])
     assert len(PROMPT) + 59 <= sum(tokens for call in calls for tokens in call) <= len(PROMPT) + 60 + 12
 
 

@@ -11,7 +11,8 @@ attention is `packed`'s concern.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,7 @@ class Round:
             [np.arange(end - s.logit_rows, end) for end, s in zip(ends, segments, strict=True)]
         )
         ids = np.concatenate([np.asarray(segments[i].tokens) for i in order])
-        self._tiled = tile_rows is not None
+        self._alone = tile_rows is not None and device.type == "cpu"
         self._padding = 0 if tile_rows is None else tile_rows - len(ids)
         padded = positions
         if self._padding:
@@ -216,14 +217,8 @@ class Round:
                 for each in (keys, values)
             )
             bias = self._bias(index, window, group, query.dtype)
-            if softcap is None or not self._tiled:
+            with _one_thread() if self._alone else nullcontext():
                 attended = _attention(folded, key_context, value_context, bias, scaling, softcap)
-            else:
-                # A product of matrices is divided among threads by how many matrices there are.
-                rows_alone = zip(
-                    *(each.split(1) for each in (folded, key_context, value_context, bias)), strict=True
-                )
-                attended = torch.cat([_attention(q, k, v, b, scaling, softcap) for q, k, v, b in rows_alone])
             unfolded = (
                 attended.unflatten(2, (group, block.queries))
                 .permute(0, 3, 1, 2, 4)
@@ -250,6 +245,17 @@ class Round:
             )
             bias = self._biases[index, window, group] = bias.repeat(1, 1, group, 1)
         return bias
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads have memory of their own in attention, whose alignment decides how a thread adds up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _attention(

@@ -26,37 +26,33 @@ WIDE = {
     "initializer_range": 0.08,
 }
 """Products as large as a small model's: processors choose other kernels for them than for tiny ones."""
-BFLOAT16 = pytest.param(
-    torch.bfloat16, marks=pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="no bfloat16 here")
-)
+MODELS = [
+    *((family, PackedModel, {}) for family in FAMILIES),
+    *((family, CPUModel, {}) for family in OURS),
+    ("Llama", PackedModel, WIDE),
+    ("Llama", CPUModel, WIDE),
+]
+CASES = [
+    *((*model, dtype, 1) for model in MODELS for dtype in (torch.float32, torch.bfloat16)),
+    *((*model, dtype, 2) for model in MODELS[-2:] for dtype in (torch.float32, torch.bfloat16)),
+    ("Gemma 2", PackedModel, {}, torch.float32, 2),
+]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=lambda count: f"{count} threads")
-def threads(request):
+def name(case):
+    family, kind, sizes, dtype, threads = case
+    return f"{'wide ' if sizes else ''}{family}-{kind.__name__}-{str(dtype)[6:]}-{threads} threads"
+
+
+@pytest.fixture(scope="module", params=CASES, ids=name)
+def model(request):
+    family, kind, sizes, dtype, threads = request.param
+    if not can_prepack(dtype):
+        pytest.skip(f"this processor multiplies no {dtype}")
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
+    torch.set_num_threads(threads)
+    yield taken(kind(loaded(family, dtype, **sizes), slots=5, max_context=CONTEXT, batch_invariant=True))
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", params=[torch.float32, BFLOAT16], ids=str)
-def dtype(request):
-    return request.param
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        *((family, PackedModel, {}) for family in FAMILIES),
-        *((family, CPUModel, {}) for family in OURS),
-        ("Llama", PackedModel, WIDE),
-        ("Llama", CPUModel, WIDE),
-    ],
-    ids=lambda param: f"{'wide ' if param[2] else ''}{param[0]}-{param[1].__name__}",
-)
-def model(request, threads, dtype):
-    family, kind, sizes = request.param
-    return taken(kind(loaded(family, dtype, **sizes), slots=5, max_context=CONTEXT, batch_invariant=True))
 
 
 def taken(model):
@@ -72,7 +68,7 @@ def alone(model):
     return torch.cat([model.forward([Segment(0, at, TEXT[at : at + 1], 1)]) for at in range(CONTEXT)])
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_sequences_logits_have_the_same_bits_whatever_shares_its_passes(model, alone, data):
     mine = data.draw(st.integers(0, 4))
