@@ -107,7 +107,7 @@ class Round:
             [np.arange(end - s.logit_rows, end) for end, s in zip(ends, segments, strict=True)]
         )
         ids = np.concatenate([np.asarray(segments[i].tokens) for i in order])
-        self._alone = tile_rows is not None and device.type == "cpu"
+        self._tiled = tile_rows is not None
         self._padding = 0 if tile_rows is None else tile_rows - len(ids)
         padded = positions
         if self._padding:
@@ -217,8 +217,14 @@ class Round:
                 for each in (keys, values)
             )
             bias = self._bias(index, window, group, query.dtype)
-            with _one_thread() if self._alone else nullcontext():
-                attended = _attention(folded, key_context, value_context, bias, scaling, softcap)
+            operands = folded, key_context, value_context, bias
+            with _one_thread() if self._tiled and query.device.type == "cpu" else nullcontext():
+                if softcap is None or not self._tiled:
+                    attended = _attention(*operands, scaling, softcap)
+                else:
+                    # A product of matrices chooses its kernel by how many there are.
+                    each = zip(*(operand.split(1) for operand in operands), strict=True)
+                    attended = torch.cat([_attention(q, k, v, b, scaling, softcap) for q, k, v, b in each])
             unfolded = (
                 attended.unflatten(2, (group, block.queries))
                 .permute(0, 3, 1, 2, 4)

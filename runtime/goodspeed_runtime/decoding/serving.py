@@ -54,6 +54,7 @@ def serve(
     max_tokens: int,
     max_rows: int,
     token_ids: npt.NDArray[np.int32] | None = None,
+    batch_invariant: bool = False,
 ) -> ServedModel:
     """Allocates what a model needs to be served.
 
@@ -65,15 +66,24 @@ def serve(
         max_rows: most rows of logits of one pass.
         token_ids: int32, rising: the only ids whose logits matter. Models may compute the others all the
             same: what they do is in their ``token_ids``.
+        batch_invariant: a sequence's logits have the same bits whatever shares its passes
+            (docs/adr/0022-batch-invariance.md).
 
     Raises:
         UnsupportedModelError: the family cannot be served at all.
-        ValueError: the context is longer than the model's positions.
+        ValueError: the context is longer than the model's positions, or batches cannot be made not to
+            matter here.
     """
     place = PackedModel.check(loaded, max_context).type
     try:
         if place == "cpu":
-            return CPUModel(loaded, slots=slots, max_context=max_context, token_ids=token_ids)
+            return CPUModel(
+                loaded,
+                slots=slots,
+                max_context=max_context,
+                token_ids=token_ids,
+                batch_invariant=batch_invariant,
+            )
         if place == "cuda":
             # Triton comes with CUDA builds of torch only.
             from goodspeed_runtime.decoding.fused.model import FusedModel
@@ -84,7 +94,8 @@ def serve(
                 max_context=max_context,
                 max_tokens=max_tokens,
                 max_rows=max_rows,
+                batch_invariant=batch_invariant,
             )
     except NotFusableError as reason:
         logger.info("served by transformers' own layers: %s", reason)
-    return PackedModel(loaded, slots=slots, max_context=max_context)
+    return PackedModel(loaded, slots=slots, max_context=max_context, batch_invariant=batch_invariant)

@@ -103,6 +103,7 @@ class Drafting:
                 answer.sampling,
                 answer.grant.least_chance,
                 self._token_seconds / self._rest_seconds if self._rest_seconds else 0.0,
+                answer.tenant,
             )
             for answer in self._answers.values()
             if answer.grant is not None
@@ -112,7 +113,14 @@ class Drafting:
         if not self._settings.draft_ahead:
             return []
         return [
-            Job(answer.key, list(answer.tokens), len(answer.guess) + 1, answer.sampling, LEAST_CHANCE_AHEAD)
+            Job(
+                answer.key,
+                list(answer.tokens),
+                len(answer.guess) + 1,
+                answer.sampling,
+                LEAST_CHANCE_AHEAD,
+                tenant=answer.tenant,
+            )
             for answer in self._answers.values()
             if (answer.opening or answer.flight is not None)
             and not answer.exhausted

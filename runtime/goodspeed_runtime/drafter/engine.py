@@ -23,6 +23,7 @@ class Job:
             left out.
         token_cost: seconds to draft a token over the seconds that the rest of a round takes; a new token is
             drafted while it adds more goodput per second than that.
+        tenant: keys and values of equal beginnings are shared among the sequences of one.
     """
 
     key: int
@@ -31,6 +32,7 @@ class Job:
     sampling: Sampling
     least_chance: float = 0.0
     token_cost: float = 0.0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

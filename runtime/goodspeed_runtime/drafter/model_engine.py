@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
 from goodspeed_runtime.decoding.proposing import Proposal, propose, propose_coupled
@@ -182,10 +183,11 @@ class ModelEngine:
             return None
         state = self._states.get(job.key)
         if state is None:
-            slot = self._model.acquire()
+            slot = self._model.acquire(np.array(job.tokens[:-1], dtype=np.int32), job.tenant)
             if slot is None:
                 return None
-            state = self._states[job.key] = _State(slot)
+            shared = self._model.lengths[slot]
+            state = self._states[job.key] = _State(slot, list(job.tokens[:shared]), shared)
         state.hypothesis.follow(job.tokens)
         text = [*job.tokens, *state.hypothesis.tokens]
         fed, limit = state.fed, min(len(state.fed), len(text) - 1)

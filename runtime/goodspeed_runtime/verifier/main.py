@@ -19,6 +19,7 @@ from goodspeed_runtime.tenants import parse_weights
 from goodspeed_runtime.verifier.settings import (
     AllocatorName,
     ObjectiveName,
+    PrefixSharing,
     VerificationName,
     VerifierSettings,
 )
@@ -102,6 +103,36 @@ def serve(
         int,
         typer.Option(envvar="GOODSPEED_PREFILL_CHUNK_TOKENS", min=1, help="Most prompt tokens in one round."),
     ] = 256,
+    prefill_share: Annotated[
+        float,
+        typer.Option(
+            envvar="GOODSPEED_PREFILL_SHARE",
+            min=0,
+            help="Prompts lengthen a round with drafts in it by at most this share of its time.",
+        ),
+    ] = 0.5,
+    prefix_sharing: Annotated[
+        PrefixSharing,
+        typer.Option(
+            envvar="GOODSPEED_PREFIX_SHARING",
+            help="Who shares keys and values of equal beginnings: a tenant's requests, all, or nobody.",
+        ),
+    ] = "tenant",
+    turn_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="GOODSPEED_TURN_SECONDS",
+            min=0,
+            help="A sequence keeps its KV slot at least so long before another account's may take it.",
+        ),
+    ] = 5.0,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            envvar="GOODSPEED_BATCH_INVARIANT",
+            help="The same bits of a sequence's logits whatever shares its passes; slower.",
+        ),
+    ] = False,
     max_draft_tokens: Annotated[
         int, typer.Option(envvar="GOODSPEED_MAX_DRAFT_TOKENS", min=0, max=256, help="Cap on every grant.")
     ] = 16,
@@ -187,6 +218,10 @@ def serve(
         max_sequences=max_sequences,
         max_waiting=max_waiting,
         prefill_chunk_tokens=prefill_chunk_tokens,
+        prefill_share=prefill_share,
+        prefix_sharing=prefix_sharing,
+        turn_seconds=turn_seconds,
+        batch_invariant=batch_invariant,
         max_draft_tokens=max_draft_tokens,
         barrier=barrier,
         allocator=allocator,
@@ -301,6 +336,7 @@ def _load(
         max_context=settings.max_context_tokens,
         max_tokens=rows + settings.prefill_chunk_tokens,
         max_rows=rows,
+        batch_invariant=settings.batch_invariant,
     )
     warm_up(model)
     logger.info("loaded %s as %s on %s, fingerprint %s", uri, loaded.dtype, loaded.device, loaded.fingerprint)

@@ -27,6 +27,7 @@ class VerifierSettings:
         prefill_chunk_tokens: most prompt tokens in one round.
         prefill_share: of a round's time without prompts, by which they may lengthen it.
         prefix_sharing: among whose sequences keys and values of equal beginnings are shared.
+        batch_invariant: logits have the same bits whatever shares a pass.
         turn_seconds: a sequence keeps its slot at least so long before another account's may take it.
         max_draft_tokens: cap on every grant.
         barrier: rounds wait for every draft, as the paper's do.
@@ -50,6 +51,7 @@ class VerifierSettings:
     prefill_chunk_tokens: int = 256
     prefill_share: float = 0.5
     prefix_sharing: PrefixSharing = "tenant"
+    batch_invariant: bool = False
     turn_seconds: float = 5.0
     max_draft_tokens: int = 16
     barrier: bool = False

@@ -87,6 +87,13 @@ class Decoder:
         ]
         self._early = bool(self._streamed) and self._streamed[0] is not None
 
+    @property
+    def streamed(self) -> bool:
+        """Whether passes of up to `MOST_TOKENS` multiply in a way that no row's sums depend on the others."""
+        return all(self._streamed) and all(
+            layer.query_key_value_bias is None for layer in self._weights.layers
+        )
+
     def begin(self, tokens: int) -> None:
         """Feeds the scheduled tokens, padded to ``tokens``, through the first layers."""
         self._lay_out(tokens)

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.fused.decoder import Decoder
+from goodspeed_runtime.decoding.fused.products import MOST_TOKENS
 from goodspeed_runtime.decoding.fused.schedule import Capacity, describe
 from goodspeed_runtime.decoding.fused.weights import take_apart
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded
 from goodspeed_runtime.decoding.round import Segment, check_segments
+from goodspeed_runtime.decoding.tiles import tiles
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class FusedModel:
         max_context: int,
         max_tokens: int,
         max_rows: int,
+        batch_invariant: bool = False,
     ) -> None:
         """Allocates the cache and buffers and captures the graphs.
 
@@ -68,6 +71,7 @@ class FusedModel:
             max_context: most tokens of one sequence.
             max_tokens: most tokens in one pass.
             max_rows: most rows of logits in one pass.
+            batch_invariant: a sequence's logits have the same bits whatever shares its passes.
 
         Raises:
             NotFusableError: the general path has to run this model.
@@ -84,10 +88,16 @@ class FusedModel:
             device=self.device,
         )
         self.acquire, self.release = self.cache.acquire, self.cache.release
+        self._most = max_tokens, max_rows
+        self._tile = min(max_tokens, MOST_TOKENS) if batch_invariant else None
+        if self._tile is not None:
+            max_tokens, max_rows = self._tile, min(max_rows, self._tile)
         self._capacity = Capacity(max_tokens, max_rows, slots, max_context)
         self._decoder = Decoder(weights, self.cache, self._capacity)
-        self._sizes = sizes_up_to(max_tokens)
-        self._row_sizes = sizes_up_to(max_rows)
+        # Products of our own add up in one order whatever their rows, cuBLAS only for as many of them.
+        free = self._tile is None or self._decoder.streamed
+        self._sizes = sizes_up_to(max_tokens) if free else [max_tokens]
+        self._row_sizes = sizes_up_to(max_rows) if self._tile is None else [max_rows]
         sent = self._decoder.sent
         self._staging = torch.zeros(sent.shape, dtype=sent.dtype, pin_memory=True)
         # Between a pass's launch and its beginning, what it is to do lies in the staging array alone.
@@ -121,14 +131,27 @@ class FusedModel:
         check_segments(segments, self.cache)
         count = sum(len(segment.tokens) for segment in segments)
         rows = sum(segment.logit_rows for segment in segments)
-        if count > self._capacity.tokens or rows > self._capacity.rows:
+        if count > self._most[0] or rows > self._most[1]:
             raise ValueError(
-                f"{count} tokens and {rows} rows of logits exceed the {self._capacity.tokens} and "
-                f"{self._capacity.rows} of one pass"
+                f"{count} tokens and {rows} rows of logits exceed the {self._most[0]} and "
+                f"{self._most[1]} of one pass"
             )
         ids = np.fromiter(chain.from_iterable([s.tokens for s in segments]), np.int64, count)
         if not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
             raise ValueError(f"a token id is outside 0..{self.vocabulary_size - 1}")
+        if self._tile is None:
+            return self._pass(segments, ids, rows)
+        parts, at = [], 0
+        for tile in tiles(segments, self._tile):
+            size = sum(len(segment.tokens) for segment in tile)
+            wanted = sum(segment.logit_rows for segment in tile)
+            # The next tile writes its logits to the same place.
+            parts.append(self._pass(tile, ids[at : at + size], wanted).clone())
+            at += size
+        return torch.cat(parts)
+
+    def _pass(self, segments: Sequence[Segment], ids: npt.NDArray[np.int64], rows: int) -> Tensor:
+        count = ids.size
         tokens = self._sizes[bisect_left(self._sizes, count)]
         self._begun.synchronize()
         describe(segments, ids, tokens, self._views)
