@@ -24,13 +24,15 @@ def victim(waiting: Sequence, live: Iterable[Sequence], now: float, turn_seconds
     is done first.
 
     Args:
-        waiting: whose turn the next slot is.
+        waiting: first of its account.
         live: sequences with a slot; none is free.
         now: monotonic seconds.
         turn_seconds: for which a slot is kept at least, and waited for at least.
+
+    Returns:
+        None where nobody has to give way to this one, or not yet.
     """
-    if now - waiting.since < turn_seconds:
-        return None
+    waited = now - waiting.since
     mine = waiting.account
     with_one_more = (mine.held + 1) / mine.weight
     eldest: dict[Account, float] = {}
@@ -41,9 +43,8 @@ def victim(waiting: Sequence, live: Iterable[Sequence], now: float, turn_seconds
         held = theirs.held / theirs.weight
         if theirs is mine or (mine.held and with_one_more > held):
             continue
-        # An account that holds nothing comes to its turn in the end, however small its weight.
-        turn = turn_seconds * max(1.0, with_one_more / held)
-        if _has_had(sequence, now, turn):
+        # An account that holds nothing comes to its turn in the end; the smaller its weight, the later.
+        if waited >= turn_seconds * max(1.0, with_one_more / held) and _has_had(sequence, now, turn_seconds):
             candidates.append(sequence)
 
     def order(sequence: Sequence) -> tuple[float, float, bool, float]:

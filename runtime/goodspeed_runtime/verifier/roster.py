@@ -21,6 +21,9 @@ from goodspeed_runtime.verifier.sequence import Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 from goodspeed_runtime.verifier.waiting import WaitingRoom
 
+_LOOKS = 8
+"""In a turn, for a sequence that has to give way."""
+
 
 class Roster:
     """Drafters with a stream, and their sequences.
@@ -40,6 +43,7 @@ class Roster:
         self._ledger = ledger
         self._waiting = WaitingRoom()
         self._filling: set[Sequence] = set()
+        self._looks_again = 0.0
         self.clients: set[Client] = set()
         self.arrivals = 0
         self.changes = 0
@@ -151,12 +155,7 @@ class Roster:
     def admit(self) -> None:
         """Gives slots to whoever's turn it is, those of others too, and shares what has been computed."""
         now = time.monotonic()
-        while (sequence := self._waiting.next()) is not None:
-            if not self._model.cache.free_slots:
-                other = victim(sequence, self.live(), now, self._settings.turn_seconds)
-                if other is None:
-                    break
-                self._preempt(other, now)
+        while (sequence := self._next(now)) is not None:
             self._waiting.remove(sequence)
             slot = self._model.acquire(None if sequence.scope is None else _known(sequence), sequence.scope)
             assert slot is not None
@@ -170,6 +169,23 @@ class Roster:
                 self._filling.discard(sequence)
             elif sequence.scope is not None:
                 self._share(sequence, now)
+
+    def _next(self, now: float) -> Sequence | None:
+        """Whom there is a slot for, one that was just taken from another included."""
+        turn = self._settings.turn_seconds
+        if self._model.cache.free_slots:
+            return next(iter(self._waiting.turns(now)), None)
+        # Looking at everybody is not for every round.
+        if not self._waiting or now < self._looks_again:
+            return None
+        live = self.live()
+        for sequence in self._waiting.turns(now):
+            other = victim(sequence, live, now, turn)
+            if other is not None:
+                self._preempt(other, now)
+                return sequence
+        self._looks_again = now + turn / _LOOKS
+        return None
 
     def _share(self, sequence: Sequence, now: float) -> None:
         """Copies what another sequence has computed of its tokens since it got its slot."""

@@ -42,16 +42,24 @@ class WaitingRoom:
         if not self._counts[sequence.client]:
             del self._counts[sequence.client]
 
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
     def waiting(self, client: Client) -> int:
         """How many sequences of a drafter wait."""
         return self._counts.get(client, 0)
 
-    def next(self) -> Sequence | None:
-        """The sequence that the next slot is for; it stays until it is removed."""
-        if not self._queues:
-            return None
+    def turns(self, now: float) -> list[Sequence]:
+        """The first of each account, in the order in which slots are for them; all stay until removed.
+
+        Those whose account holds the fewest for its weight come first, and of these who has waited longest,
+        times the weight.
+
+        Args:
+            now: monotonic seconds.
+        """
 
         def turn(account: Account) -> tuple[float, float]:
-            return account.held / account.weight, self._queues[account][0].since
+            return account.held / account.weight, (self._queues[account][0].since - now) * account.weight
 
-        return self._queues[min(self._queues, key=turn)][0]
+        return [self._queues[account][0] for account in sorted(self._queues, key=turn)]
