@@ -54,16 +54,18 @@ class Row:
 def read_bandwidth() -> float:
     """Bytes summed per second by the best of several large sums."""
     array = torch.ones(2**26)
-    return array.nbytes / min(_seconds(array.sum) for _ in range(8))
+    return array.nbytes / min(seconds(array.sum) for _ in range(8))
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
+    """That the work takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def _round(model: ServedModel, sequences: int, drafted: int, context: int) -> Callable[[], object]:
+def verification(model: ServedModel, sequences: int, drafted: int, context: int) -> Callable[[], object]:
+    """A round that can be repeated."""
     tokens = list(range(100, 101 + drafted))
     start = context - drafted - 1
     segments = [Segment(slot, start, tokens, drafted + 1) for slot in range(sequences)]
@@ -82,10 +84,10 @@ def measure(
 ) -> Row:
     """One cell; the two ways in turn."""
     sequences, _, context = cell
-    rounds = [_round(model, *cell) for model in models]
+    rounds = [verification(model, *cell) for model in models]
     for run in rounds * 3:
         run()
-    times = [[_seconds(run) for run in rounds] for _ in range(20)]
+    times = [[seconds(run) for run in rounds] for _ in range(20)]
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     cache = models[0].cache
     floor = (weights + sequences * context * cache.nbytes // (SLOTS * CONTEXT)) / bandwidth

@@ -109,7 +109,7 @@ class KVCache:
                 # One that holds as much is taken as it is, unless more would be lost there than is shared.
                 if common[last] == shared and self._left[last] <= 2 * shared:
                     slot, mine = last, shared
-                self._copy(best, slot, mine, shared)
+                self.copy(best, slot, mine, shared)
         self._free.discard(slot)
         self._left[slot] = 0
         self._prefixes.begin(slot, scope)
@@ -135,11 +135,11 @@ class KVCache:
         best = int(common.argmax())
         shared = int(common[best])
         if shared >= held + SHORTEST:
-            self._copy(best, slot, held, shared)
+            self.copy(best, slot, held, shared)
             self.wrote(slot, held, tokens[held:shared])
         return self.lengths[slot]
 
-    def _copy(self, source: int, target: int, start: int, end: int) -> None:
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Copies the keys and values of places ``[start, end)`` from slot to slot."""
         if start < end and source != target:
             places = (*self.keys, *self.values)

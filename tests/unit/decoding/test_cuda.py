@@ -98,6 +98,22 @@ def test_families_without_fused_layers_give_the_plain_models_logits(family):
         torch.testing.assert_close(logits, torch.cat(expected), atol=3e-4, rtol=3e-4)
 
 
+@pytest.mark.parametrize("family", GEMMAS)
+def test_with_batch_invariance_they_have_the_same_bits_whatever_shares_the_pass(family):
+    packed = PackedModel(SimpleNamespace(module=gemma(family)), slots=3, max_context=64, batch_invariant=True)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 60))
+    alone = packed.forward([Segment(0, 0, tokens[0], 60)])
+    for mine in range(3):
+        at, others = 0, [slot for slot in range(3) if slot != mine]
+        packed.lengths[0] = packed.lengths[1] = packed.lengths[2] = 0
+        for count in (1, 5, 20, 3, 31):
+            segments = [Segment(slot, 0, tokens[slot, : 7 * slot + count], 1) for slot in others]
+            segments.insert(mine, Segment(mine, at, tokens[0, at : at + count], count))
+            logits = packed.forward(segments)[mine : mine + count]
+            assert torch.equal(logits, alone[at : at + count])
+            at += count
+
+
 def test_verdicts_and_proposals_are_those_of_the_cpu():
     batch = requests(200)
     generator = torch.Generator().manual_seed(1)

@@ -62,11 +62,16 @@ def build(family, dtype=torch.float32):
     return model(config(**SIZES | options)).eval().cuda().to(dtype)
 
 
-def fused(module):
+def fused(module, **options):
     from goodspeed_runtime.decoding.fused.model import FusedModel
 
     model = FusedModel(
-        SimpleNamespace(module=module), slots=SLOTS, max_context=CONTEXT, max_tokens=TOKENS, max_rows=ROWS
+        SimpleNamespace(module=module),
+        slots=SLOTS,
+        max_context=CONTEXT,
+        max_tokens=TOKENS,
+        max_rows=ROWS,
+        **options,
     )
     for _ in range(SLOTS):
         model.acquire()
@@ -115,6 +120,48 @@ def test_what_shares_the_pass_does_not_change_how_a_sequence_attends():
     model.lengths[0], model.lengths[1] = 1195, 0
     again = model.forward([Segment(2, 0, tokens[:3], 0), mine])
     assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_batch_invariance_logits_have_the_same_bits_whatever_shares_the_pass(family, dtype):
+    model = fused(build(family, dtype), batch_invariant=True)
+    rng = np.random.default_rng(5)
+    text = rng.integers(0, VOCABULARY, 1100).tolist()
+    chunks = (Segment(0, at, text[at : at + 50], 50) for at in range(0, 1100, 50))
+    alone = torch.cat([model.forward([chunk]).clone() for chunk in chunks])
+    for mine in range(6):
+        for slot in range(SLOTS):
+            model.lengths[slot] = 0
+        at = 0
+        while at < len(text):
+            count = min(int(rng.choice([1, 5, 8, 60, 300])), len(text) - at)
+            rows = min(count, 20)
+            segments = [Segment(mine, at, text[at : at + count], rows)]
+            for slot in set(range(SLOTS)) - {mine}:
+                fed = min(int(rng.choice([0, 1, 5, 40])), CONTEXT - model.lengths[slot])
+                if fed:
+                    ids = rng.integers(0, VOCABULARY, fed).tolist()
+                    segments.append(Segment(slot, model.lengths[slot], ids, min(fed, 5)))
+            segments = [segments[i] for i in rng.permutation(len(segments))]
+            place = next(i for i, segment in enumerate(segments) if segment.slot == mine)
+            skipped = sum(segment.logit_rows for segment in segments[:place])
+            logits = model.forward(segments)[skipped : skipped + rows]
+            at += count
+            assert torch.equal(logits, alone[at - rows : at])
+
+
+def test_a_beginning_is_copied_between_slots_on_the_device():
+    model = fused(build("Llama"))
+    for slot in range(SLOTS):
+        model.release(slot)
+    text = np.random.default_rng(6).integers(0, VOCABULARY, 300).astype(np.int32)
+    first = model.acquire(text, "")
+    expected = model.forward([Segment(first, 0, text, 5)]).clone()
+    second = model.acquire(text[:-1], "")
+    assert model.lengths[second] == 299
+    logits = model.forward([Segment(second, 299, text[299:], 1)])
+    torch.testing.assert_close(logits[0], expected[-1], atol=1e-3, rtol=1e-3)
 
 
 def requests(rng):
