@@ -95,6 +95,21 @@ def test_a_sequences_logits_have_the_same_bits_whatever_shares_its_passes(model,
         at += count
 
 
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [*((family, PackedModel) for family in FAMILIES), *((family, CPUModel) for family in OURS)],
+)
+def test_tiles_give_the_plain_models_logits(family, kind):
+    plain = loaded(family).module
+    if "attn_logit_softcapping" in FAMILIES[family][2]:
+        plain.set_attn_implementation("eager")  # some releases choose one that leaves the cap out
+    with torch.inference_mode():
+        expected = plain(input_ids=torch.from_numpy(TEXT[None].astype(np.int64))).logits[0].float()
+    model = taken(kind(loaded(family), slots=1, max_context=CONTEXT, batch_invariant=True))
+    logits = model.forward([Segment(0, 0, TEXT, CONTEXT)])
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=2e-4)
+
+
 @pytest.mark.parametrize("kind", [PackedModel, CPUModel])
 def test_without_it_they_do_depend_on_the_batch(kind):
     """Or the tests above would prove nothing; where a processor needs no tiles, so much the better."""

@@ -12,7 +12,7 @@ from goodspeed_runtime.metrics import DrafterMetrics, VerifierMetrics, expose, p
 REFERENCE = Path(__file__).parents[3] / "docs/metrics.md"
 BOUNDED = {
     "namespace", "cluster", "cell", "pool", "drafter", "phase", "size", "position", "code", "result",
-    "tenant", "reason", "action",
+    "tenant", "reason", "action", "source",
 }  # fmt: skip
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
