@@ -4,7 +4,7 @@ A slot is a row of `max_context` token places in every layer. Nothing is copied
 when drafted tokens are rejected: the length of the slot moves back and the next
 pass overwrites what lies behind it (docs/adr/0002-kv-slots.md). What a slot
 holds is remembered after its release, so that a sequence that begins like one
-before need not be computed from its start (docs/adr/0020-prefix-sharing.md).
+before need not be computed from its start (docs/adr/0023-prefix-sharing.md).
 What attention does with the places is `round`'s concern, who gets a slot the
 server's.
 """

@@ -67,7 +67,7 @@ def serve(
         token_ids: int32, rising: the only ids whose logits matter. Models may compute the others all the
             same: what they do is in their ``token_ids``.
         batch_invariant: a sequence's logits have the same bits whatever shares its passes
-            (docs/adr/0022-batch-invariance.md).
+            (docs/adr/0025-batch-invariance.md).
 
     Raises:
         UnsupportedModelError: the family cannot be served at all.

@@ -2,7 +2,7 @@
 
 A product picks its kernel, and with it the order of its sums, by its number of
 rows. Where every product has the same number, a row gets the same bits whatever
-is in the others (docs/adr/0022-batch-invariance.md).
+is in the others (docs/adr/0025-batch-invariance.md).
 """
 
 from __future__ import annotations
