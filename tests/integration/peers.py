@@ -31,6 +31,7 @@ class Peer:
     def __init__(self, channel):
         self.call = pb_grpc.SpeculationStub(channel).Speculate()
         self._frames = []
+        self.round_us = 0
 
     async def send(self, **parts):
         await self.call.write(pb.DrafterFrame(**parts))
@@ -50,6 +51,7 @@ class Peer:
                 break
             frame = await self.read()
             assert frame is not grpc.aio.EOF, "the stream has ended"
+            self.round_us = frame.round_us
             self._frames += [
                 (name, part)
                 for name, parts in (

@@ -7,6 +7,7 @@ vocabulary is the verifier's question, since only it knows the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,14 @@ class DraftBlock:
 
     def __len__(self) -> int:
         return int(self.tokens.size)
+
+    def split(self, ends: Sequence[int]) -> list[DraftBlock]:
+        """Point masses, cut into drafts that end there; the last end is the block's."""
+        tokens, sizes, none = self.tokens, self.support_sizes, self.support_ids
+        return [
+            DraftBlock(tokens[start:end], sizes[start:end], none, none)
+            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
 
     def part(self, start: int, end: int) -> DraftBlock:
         """The tokens ``[start, end)`` with their distributions."""

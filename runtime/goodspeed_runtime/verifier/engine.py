@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence as Many
 
 import numpy as np
 
@@ -21,12 +22,13 @@ from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.serving import ServedModel
 from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
-from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.verifier.admission import Admission, Barrier, Continuous, View
 from goodspeed_runtime.verifier.agenda import Work, agenda
-from goodspeed_runtime.verifier.grants import Grants, Outcome
+from goodspeed_runtime.verifier.grants import Grants
 from goodspeed_runtime.verifier.inbox import Inbox
 from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.messages import Arrival
+from goodspeed_runtime.verifier.outcomes import UNANSWERED, Outcomes, Row
 from goodspeed_runtime.verifier.prefill import PrefillLimit
 from goodspeed_runtime.verifier.roster import Roster
 from goodspeed_runtime.verifier.sequence import NOTHING, Account, Client, Sequence
@@ -117,10 +119,10 @@ class Engine:
         """A checked sequence is to be prefilled, or to wait for a slot."""
         self._inbox.post(sequence.client, lambda: self._roster.open(sequence))
 
-    def draft(self, client: Client, key: int, position: int, draft: DraftBlock, held: float = 0.0) -> None:
-        """A draft whose ids are inside the vocabulary has arrived; its drafter held the grant so long."""
-        arrived = time.monotonic()
-        self._inbox.post(client, lambda: self._roster.draft(client, key, position, draft, held, arrived))
+    def draft(self, client: Client, drafts: Many[Arrival]) -> None:
+        """Checked drafts have arrived together."""
+        now = time.monotonic()
+        self._inbox.post(client, lambda: self._roster.draft(client, drafts, now), len(drafts))
 
     def close(self, client: Client, key: int) -> None:
         """A sequence is over, or its user has gone."""
@@ -182,7 +184,7 @@ class Engine:
             # Deciding costs a look at every sequence: not again for every draft that comes.
             until, enough, changes = now + decision.wait, roster.arrivals + decision.arrivals, roster.changes
             while (left := until - time.monotonic()) > 0:
-                self._inbox.wait(left if left < np.inf else None)
+                self._inbox.wait(left if left < np.inf else None, enough - roster.arrivals)
                 if not self._inbox.carry_out():
                     return False
                 if roster.arrivals >= enough or roster.changes != changes:
@@ -221,12 +223,12 @@ class Engine:
         tokens = self._last_tokens = sum(len(item.segment.tokens) for item in work)
         begun = min(item.sequence.granted if item.sequence.opened else item.sequence.arrived for item in work)
         times = RoundTimes(tokens, computed - started, computed - max(self._last_round, begun))
-        replies = Replies(started, round(1e6 * (computed - started)))
+        replies = Replies(round(1e6 * (computed - started)))
         for item in work:
             if item.sequence.filling:
                 item.sequence.fed(item.segment.start + len(item.segment.tokens), computed)
                 self._ledger.prompt_tokens("computed", len(item.segment.tokens))
-        outcomes = self._commit(judged, verdicts, replies)
+        outcomes = Outcomes.of(self._commit(judged, verdicts, replies))
         active = [sequence for sequence in self._roster.live() if not sequence.filling]
         self._grants.learn(outcomes, active, times)
         self._regrant(active, judged, replies)
@@ -240,12 +242,11 @@ class Engine:
             tokens=tokens,
             forward=computed - started,
             schedule=finished - computed,
-            clients=self._roster.clients,
             grants=self._grants,
             sent_bytes=sent,
         )
 
-    def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies) -> list[Outcome]:
+    def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies) -> list[Row]:
         outcomes = []
         context = self._settings.max_context_tokens
         columns = (verdicts.accepted.tolist(), verdicts.next_tokens.tolist(), verdicts.soft_ratios.tolist())
@@ -264,22 +265,22 @@ class Engine:
                 self._roster.forget(sequence)
         return outcomes
 
-    def _answer(self, item: Work, accepted: int, token: int, ratio: float, replies: Replies) -> Outcome:
-        sequence, context = item.sequence, self._settings.max_context_tokens
+    def _answer(self, item: Work, accepted: int, token: int, ratio: float, replies: Replies) -> Row:
+        sequence = item.sequence
         answered, idle = sequence.draft is not None, not sequence.grant
+        context = self._settings.max_context_tokens
         result = commit_verdict(sequence, accepted, token, context, replies, overtakes=item.overtakes)
-        drafted = len(item.segment.tokens) - 1
-        if not answered:
-            return Outcome(sequence, drafted, ratio, result.count, result.accepted, idle=idle)
-        return Outcome(
-            sequence,
-            drafted,
+        return (
+            sequence.client.row,
+            sequence.account.row,
+            len(item.segment.tokens) - 1,
             ratio,
             result.count,
             result.accepted,
-            sequence.sent,
-            max(0.0, sequence.arrived - sequence.granted),
-            sequence.held_seconds,
+            sequence.sent if answered else UNANSWERED,
+            max(0.0, sequence.arrived - sequence.granted) if answered else 0.0,
+            sequence.held_seconds if answered else 0.0,
+            idle and not answered,
         )
 
     def _regrant(self, active: list[Sequence], judged: list[Work], replies: Replies) -> None:
@@ -295,7 +296,6 @@ class Engine:
         for sequence, chance in zip(active, figures.least_chance.tolist(), strict=True):
             if sequence in members:
                 replies.grant(sequence, chance)
-                self._ledger.granted(sequence)
 
 
 def warm_up(model: ServedModel) -> None:

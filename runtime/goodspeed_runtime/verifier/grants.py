@@ -10,7 +10,6 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Allocator, Refinements
 from goodspeed_runtime.scheduling.baselines import FixedAllocator, RandomAllocator
@@ -21,38 +20,12 @@ from goodspeed_runtime.scheduling.grants import member_grants
 from goodspeed_runtime.scheduling.per_second import PerSecondAllocator
 from goodspeed_runtime.scheduling.timing import VerificationCost
 from goodspeed_runtime.scheduling.utility import AlphaFair
+from goodspeed_runtime.verifier.outcomes import Outcomes
 from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
-from goodspeed_runtime.verifier.speeds import Arrivals, RoundTimes, Speeds
+from goodspeed_runtime.verifier.speeds import Arrivals, Floats, Integers, RoundTimes, Speeds
 
 _ROUNDS_BETWEEN_DEADLINES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a round came to for one sequence.
-
-    Attributes:
-        sequence: whose.
-        drafted: tokens that were tested.
-        soft_ratio: sum of min(1, p/q) over them.
-        committed: tokens committed, the correction or bonus included.
-        accepted: drafted tokens that stand.
-        sent: tokens of the draft as it came; None where there was no draft to answer.
-        draft_seconds: from the grant's sending to the draft's arrival.
-        held_seconds: how much of that was the drafter's own.
-        idle: it is decoded without drafts.
-    """
-
-    sequence: Sequence
-    drafted: int
-    soft_ratio: float
-    committed: int
-    accepted: int
-    sent: int | None = None
-    draft_seconds: float = 0.0
-    held_seconds: float = 0.0
-    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +39,17 @@ class Figures:
         wait_seconds: after these verdicts, until the next round; None where nobody has chosen.
         least_chance: float64 `[n]` for each active sequence, the chance of standing at which a token of its
             draft is worth as much as the budget's marginal one.
+        clients: int64 `[n]`, rows of their drafters.
+        granted: int64 `[n]`, what they were granted anew.
     """
 
     shadow_price: float
     utility: float
     jain_index: float
     wait_seconds: float | None
-    least_chance: npt.NDArray[np.float64]
+    least_chance: Floats
+    clients: Integers
+    granted: Integers
 
 
 class Grants:
@@ -91,6 +68,7 @@ class Grants:
         self.budget = settings.budget_tokens
         self._rows = ClientRows()
         self._account_rows = ClientRows()
+        self._weights: Floats = np.zeros(0)
         self._acceptance = AcceptanceEstimator(step=settings.acceptance_step)
         self._goodput = GoodputEstimator(step=settings.goodput_step)
         self._per_second = (settings.allocator, settings.objective) == ("gradient", "perSecond")
@@ -112,6 +90,9 @@ class Grants:
 
     def _add_account(self, account: Account) -> None:
         account.row = self._account_rows.add(account)
+        if account.row >= len(self._weights):
+            self._weights = np.pad(self._weights, (0, account.row + 16 - len(self._weights)))
+        self._weights[account.row] = account.weight
         self._goodput.add(account.row)
         self.speeds.add_account(account.row)
 
@@ -129,27 +110,25 @@ class Grants:
         self._goodput.remove(row)
         self.speeds.remove_account(row)
 
-    def learn(self, outcomes: Many[Outcome], active: Many[Sequence], times: RoundTimes) -> None:
+    def learn(self, outcomes: Outcomes, active: Many[Sequence], times: RoundTimes) -> None:
         """Takes in what a round has shown; `active` are the sequences that go on."""
-        accounts = np.array([outcome.sequence.account.row for outcome in outcomes], dtype=np.int64)
-        committed = np.array([outcome.committed for outcome in outcomes], dtype=np.int64)
-        if outcomes:
-            self._goodput.update(accounts, committed)
-        self.speeds.earned(accounts, committed, [sequence.account.row for sequence in active], times)
+        if len(outcomes):
+            self._goodput.update(outcomes.accounts, outcomes.committed)
+        going_on = [sequence.account.row for sequence in active]
+        self.speeds.earned(outcomes.accounts, outcomes.committed, going_on, times)
         # A draft that was overtaken entirely says nothing; a sequence that drafts nothing may be tried again.
-        tested = [outcome for outcome in outcomes if outcome.drafted or outcome.idle]
-        if tested:
-            drafted = np.array([outcome.drafted for outcome in tested], dtype=np.int64)
-            ratios = np.array([outcome.soft_ratio for outcome in tested])
-            rows = np.array([outcome.sequence.client.row for outcome in tested], dtype=np.int64)
-            self._acceptance.update(rows, np.clip(ratios, 0, drafted), drafted)
-        answered = [outcome for outcome in outcomes if outcome.sent is not None]
+        tested = (outcomes.drafted > 0) | outcomes.idle
+        if tested.any():
+            drafted = outcomes.drafted[tested]
+            ratios = np.clip(outcomes.soft_ratios[tested], 0, drafted)
+            self._acceptance.update(outcomes.clients[tested], ratios, drafted)
+        answered = outcomes.answered
         self.speeds.arrived(
             Arrivals(
-                np.array([outcome.sequence.client.row for outcome in answered], dtype=np.int64),
-                np.array([outcome.sent for outcome in answered], dtype=np.int64),
-                np.array([outcome.draft_seconds for outcome in answered], dtype=np.float64),
-                np.array([outcome.held_seconds for outcome in answered], dtype=np.float64),
+                outcomes.clients[answered],
+                outcomes.sent[answered],
+                outcomes.draft_seconds[answered],
+                outcomes.held_seconds[answered],
             )
         )
 
@@ -161,14 +140,8 @@ class Grants:
             members: which of them hold no grant any more.
             now: monotonic seconds at which the grants are sent.
         """
-        settings = self._settings
-        rows = np.array([sequence.client.row for sequence in active], dtype=np.int64)
-        accounts = np.array([sequence.account.row for sequence in active], dtype=np.int64)
-        weights = np.array([sequence.account.weight for sequence in active])
-        caps = np.array(
-            [s.longest_draft(settings.max_context_tokens, settings.max_draft_tokens) for s in active],
-            dtype=np.int64,
-        )
+        rows, accounts, caps, in_flight = self._columns(active)
+        weights = self._weights[accounts]
         refinements = NO_REFINEMENTS
         goodput = self._goodput.estimates(accounts)
         if self._per_second:
@@ -185,53 +158,59 @@ class Grants:
         )
         chosen = np.array(members, dtype=bool)
         granted = member_grants(
-            solved=allocation.grants,
-            members=chosen,
-            in_flight=np.array([sequence.in_flight for sequence in active], dtype=np.int64),
-            budget=self.budget,
+            solved=allocation.grants, members=chosen, in_flight=in_flight, budget=self.budget
         )
         places = np.flatnonzero(chosen)
         delay, token = self.speeds.drafting(rows[places])
         due = now + delay + granted * token
-        expected = expected_goodput(acceptance[places], granted)
-        for place, grant, when, tokens, alpha in zip(
-            places.tolist(),
-            granted.tolist(),
-            due.tolist(),
-            expected.tolist(),
-            acceptance[places].tolist(),
-            strict=True,
-        ):
-            sequence = active[place]
-            sequence.grant, sequence.granted, sequence.granted_at = grant, now, len(sequence.tokens)
-            sequence.due, sequence.expected, sequence.acceptance = when, tokens, alpha
-        return self._figures(accounts, weights, goodput, allocation)
+        alpha = acceptance[places]
+        columns = (places, granted, due, expected_goodput(alpha, granted), alpha)
+        for place, *terms in zip(*(column.tolist() for column in columns), strict=True):
+            active[place].allow(now, *terms)
+        new = np.zeros(len(active), dtype=np.int64)
+        new[places] = granted
+        return self._figures(rows, accounts, new, goodput, allocation)
 
-    def estimates(self, client: Client) -> tuple[float, float]:
-        """The drafter's acceptance, and the goodput of its own account in tokens per round."""
-        acceptance = self._acceptance.estimates(np.array([client.row]))
-        return float(acceptance[0]), self.goodput(client.account)
+    def _columns(self, active: Many[Sequence]) -> tuple[Integers, ...]:
+        """Of sequences: rows of drafter and account, longest sensible draft, tokens in flight; int64 `[n]` each."""
+        settings = self._settings
+        table = np.array(
+            [
+                (
+                    s.client.row,
+                    s.account.row,
+                    s.client.max_draft_tokens,
+                    s.prompt_tokens + s.max_tokens,
+                    len(s.tokens),
+                    s.in_flight,
+                )
+                for s in active
+            ],
+            dtype=np.int64,
+        ).reshape(len(active), 6)
+        rows, accounts, limit, end, size, in_flight = table.T
+        # The bonus token needs a place too.
+        room = np.minimum(end, settings.max_context_tokens) - size - 1
+        caps = np.maximum(np.minimum(np.minimum(limit, settings.max_draft_tokens), room), 0)
+        return rows, accounts, caps, in_flight
 
-    def goodput(self, account: Account) -> float:
-        """Tokens per round."""
-        return float(self._goodput.estimates(np.array([account.row]))[0])
+    def estimates(self, rows: Integers) -> tuple[Floats, Floats]:
+        """Of drafters: acceptance, and seconds to the drafter and back; float64 `[m]` each."""
+        return self._acceptance.estimates(rows), self.speeds.round_trips(rows)
 
-    def round_trip(self, client: Client) -> float:
-        """Seconds to the drafter and back."""
-        return float(self.speeds.round_trips(np.array([client.row]))[0])
+    def goodput(self, accounts: Many[Account]) -> Floats:
+        """Tokens per round, float64 `[m]`."""
+        return self._goodput.estimates(np.array([account.row for account in accounts], dtype=np.int64))
 
     def passes(self) -> VerificationCost:
         """T_V as measured."""
         return self.speeds.passes()
 
     def _figures(
-        self,
-        rows: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float64],
-        goodput: npt.NDArray[np.float64],
-        allocation: Allocation,
+        self, rows: Integers, accounts: Integers, granted: Integers, goodput: Floats, allocation: Allocation
     ) -> Figures:
-        _, first = np.unique(rows, return_index=True)
+        weights = self._weights[accounts]
+        _, first = np.unique(accounts, return_index=True)
         each, weight = goodput[first], weights[first]
         worth = np.maximum(weights * self._utility.gradient(goodput), 1e-12)
         return Figures(
@@ -240,4 +219,6 @@ class Grants:
             jain_index=jain_index(each / weight),
             wait_seconds=allocation.wait_seconds,
             least_chance=np.minimum(allocation.shadow_price / worth, 1.0),
+            clients=rows,
+            granted=granted,
         )

@@ -21,16 +21,23 @@ class Inbox:
     """Commands from any thread to one."""
 
     def __init__(self) -> None:
-        self._commands: deque[tuple[Client, Command]] = deque()
+        self._commands: deque[tuple[Client, int, Command]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._patience = 0
 
-    def post(self, client: Client, command: Command) -> None:
-        """Leaves a command that a client caused; never blocks for long."""
+    def post(self, client: Client, command: Command, drafts: int = 0) -> None:
+        """Leaves a command that a client caused; never blocks for long.
+
+        It brings so many drafts, which may wait for others, or something that may not.
+        """
+        weight = drafts or 1
         with self._changed:
-            client.pending += 1
-            self._commands.append((client, command))
-            self._changed.notify()
+            client.pending += weight
+            self._commands.append((client, weight, command))
+            self._patience -= drafts or self._patience
+            if self._patience <= 0:
+                self._changed.notify()
 
     def stop(self) -> None:
         """Ends the compute thread's waiting for good."""
@@ -47,12 +54,14 @@ class Inbox:
             with self._changed:
                 if self._stopping or not self._commands:
                     return not self._stopping
-                client, command = self._commands.popleft()
-                client.pending -= 1
+                client, weight, command = self._commands.popleft()
+                client.pending -= weight
             command()
 
-    def wait(self, seconds: float | None) -> None:
-        """Sleeps until something is left, or for ``seconds``."""
+    def wait(self, seconds: float | None, drafts: int = 1) -> None:
+        """Sleeps until so many drafts or anything else is left, or for ``seconds``."""
         with self._changed:
             if not self._commands and not self._stopping:
+                self._patience = drafts
                 self._changed.wait(seconds)
+                self._patience = 0

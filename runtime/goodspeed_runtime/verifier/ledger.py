@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from collections.abc import Sequence as Many
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+from prometheus_client import Counter, Gauge
+
 from goodspeed_runtime.metrics import VerifierMetrics, pass_size
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
-from goodspeed_runtime.verifier.grants import Figures, Grants, Outcome
+from goodspeed_runtime.verifier.grants import Figures, Grants
+from goodspeed_runtime.verifier.outcomes import Outcomes
 from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
 WINDOW_SECONDS = 5.0
 """Over which tokens per second are counted."""
+_DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY = range(9)
+"""Rows of `Ledger._pages`, what drafters have come to since it was last booked."""
 
 
-@dataclass(slots=True)
-class _Page:
-    """What one drafter has come to since it was last booked: looking a series up costs more than adding."""
+@dataclass(slots=True, eq=False)
+class _Series:
+    """One drafter's series, looked up once: that costs more than adding to them."""
 
-    drafts: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    ratio: float = 0.0
-    emitted: int = 0
-    granted: int = 0
-    first: int = 0
-    plain: int = 0
-    positions: list[int] = field(default_factory=list)
-
-    def accept(self, count: int) -> None:
-        """A draft of which so many tokens stand."""
-        for position in range(count):
-            if position == len(self.positions):
-                self.positions.append(0)
-            self.positions[position] += 1
+    client: Client
+    labels: tuple[str, str, str, str]
+    counters: list[Counter]
+    rounds: Counter
+    acceptance: Gauge
+    goodput: Gauge
+    round_trip: Gauge
+    positions: list[Counter] = field(default_factory=list)
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
 
 
 class Ledger:
@@ -47,9 +45,23 @@ class Ledger:
     def __init__(self, metrics: VerifierMetrics, settings: VerifierSettings) -> None:
         self._metrics = metrics
         self._cell = (settings.cluster, settings.name)
-        self._positions: dict[Client, set[int]] = {}
-        self._recent: dict[Client, deque[tuple[float, int]]] = {}
-        self._pages: dict[Client, _Page] = {}
+        self._series: list[_Series | None] = []
+        self._counters = (
+            metrics.drafts,
+            metrics.draft_tokens,
+            metrics.expected_accepted_tokens,
+            metrics.accepted_tokens,
+            metrics.emitted_tokens,
+            metrics.first_tokens,
+            metrics.plain_tokens,
+            metrics.granted_tokens,
+            metrics.sequence_rounds,
+        )
+        self._pages = np.zeros((len(self._counters), 0))
+        self._phases = {
+            phase: metrics.round_seconds.labels(*self._cell, phase)
+            for phase in ("gather", "forward", "schedule", "total")
+        }
         self._tenants: dict[Account, int] = {}
         self.budget(settings.budget_tokens)
         metrics.budget_limit.labels(*self._cell).set(settings.most_budget)
@@ -70,18 +82,30 @@ class Ledger:
         return *self._cell, client.pool, client.name
 
     def add(self, client: Client) -> None:
-        """Starts a drafter's series."""
-        self._positions[client] = set()
-        self._recent[client] = deque()
-        self._pages[client] = _Page()
-        self._metrics.add_client(self._labels(client))
-        self._watch(client)
+        """Starts a drafter's series; it has its row."""
+        metrics, labels = self._metrics, self._labels(client)
+        metrics.add_client(labels)
+        if client.row >= len(self._series):
+            self._series += [None] * (client.row + 16 - len(self._series))
+            self._pages = np.pad(self._pages, ((0, 0), (0, len(self._series) - self._pages.shape[1])))
+        self._pages[:, client.row] = 0
+        series = self._series[client.row] = _Series(
+            client,
+            labels,
+            [counter.labels(*labels) for counter in self._counters],
+            metrics.client_rounds.labels(*labels),
+            metrics.acceptance.labels(*labels),
+            metrics.goodput_round.labels(*labels),
+            metrics.round_trip.labels(*labels),
+        )
+        self._watch(series)
 
     def remove(self, client: Client) -> None:
         """Ends a drafter's series."""
-        del self._recent[client]
-        del self._pages[client]
-        self._metrics.remove_client(self._labels(client), self._positions.pop(client))
+        series = self._series[client.row]
+        assert series is not None
+        self._series[client.row] = None
+        self._metrics.remove_client(series.labels, range(len(series.positions)))
 
     def add_tenant(self, account: Account) -> None:
         """Starts a tenant's series."""
@@ -101,12 +125,13 @@ class Ledger:
 
     def phase(self, name: str, seconds: float) -> None:
         """Part of a round's time."""
-        self._metrics.round_seconds.labels(*self._cell, name).observe(seconds)
+        self._phases[name].observe(seconds)
 
     def first_token(self, sequence: Sequence) -> None:
         """A prefill has given a token."""
-        self._pages[sequence.client].first += 1
-        self._emitted(sequence, 1)
+        self._pages[[_FIRST, _EMITTED], sequence.client.row] += 1
+        if sequence.account in self._tenants:
+            self._tenants[sequence.account] += 1
 
     def prompt_tokens(self, source: str, count: int) -> None:
         """Tokens were fed, or found in the cache, before a sequence could go on."""
@@ -117,10 +142,6 @@ class Ledger:
         """A sequence has lost its slot to another account's."""
         self._metrics.preemptions.labels(*self._cell).inc()
 
-    def granted(self, sequence: Sequence) -> None:
-        """A sequence was told its grant."""
-        self._pages[sequence.client].granted += sequence.grant
-
     @contextmanager
     def solving(self) -> Iterator[None]:
         """Times the allocator."""
@@ -130,99 +151,100 @@ class Ledger:
 
     def scheduled(self, figures: Figures) -> None:
         """What the scheduler sees after a round."""
+        size = self._pages.shape[1]
+        self._pages[_GRANTED] += np.bincount(figures.clients, figures.granted, size)
+        self._pages[_UNDER_WAY] += np.bincount(figures.clients, minlength=size)
         self._metrics.shadow_price.labels(*self._cell).set(figures.shadow_price)
         self._metrics.round_shadow_price.labels(*self._cell).observe(figures.shadow_price)
         self._metrics.utility.labels(*self._cell).set(figures.utility)
         self._metrics.jain_index.labels(*self._cell).set(figures.jain_index)
 
     def round(
-        self,
-        outcomes: Many[Outcome],
-        *,
-        tokens: int,
-        forward: float,
-        schedule: float,
-        clients: Collection[Client],
-        grants: Grants,
-        sent_bytes: int,
+        self, outcomes: Outcomes, *, tokens: int, forward: float, schedule: float, grants: Grants, sent_bytes: int
     ) -> None:
         """One round is over."""
         metrics = self._metrics
-        self.phase("forward", forward)
-        self.phase("schedule", schedule)
-        self.phase("total", forward + schedule)
+        self._phases["forward"].observe(forward)
+        self._phases["schedule"].observe(schedule)
+        self._phases["total"].observe(forward + schedule)
         metrics.round_tokens.labels(*self._cell).observe(tokens)
         metrics.sent_bytes.labels(*self._cell).inc(sent_bytes)
         size = pass_size(tokens)
         metrics.pass_seconds.labels(*self._cell, size).observe(forward)
         metrics.pass_tokens.labels(*self._cell, size).inc(tokens)
-        for outcome in outcomes:
-            self._outcome(outcome)
-        for account, count in self._tenants.items():
+        if self._tenants:
+            self._book_tenants(outcomes, grants)
+        self._book(outcomes, grants)
+
+    def _book_tenants(self, outcomes: Outcomes, grants: Grants) -> None:
+        metrics = self._metrics
+        most = max(account.row for account in self._tenants) + 1
+        ours = outcomes.accounts < most
+        committed = np.bincount(outcomes.accounts[ours], outcomes.committed[ours], most)
+        goodput = grants.goodput(list(self._tenants)).tolist()
+        for (account, first), mean in zip(list(self._tenants.items()), goodput, strict=True):
             labels = (*self._cell, account.name)
-            if count:
-                metrics.tenant_emitted_tokens.labels(*labels).inc(count)
-                self._tenants[account] = 0
-            metrics.tenant_goodput.labels(*labels).set(grants.goodput(account))
-        for client in clients:
-            self._book(client, grants)
+            metrics.tenant_emitted_tokens.labels(*labels).inc(first + committed[account.row])
+            metrics.tenant_goodput.labels(*labels).set(mean)
+            self._tenants[account] = 0
 
-    def _outcome(self, outcome: Outcome) -> None:
-        page = self._pages.get(outcome.sequence.client)
-        if page is None:
-            return
-        if outcome.sent is not None:
-            page.drafts += 1
-            page.drafted += outcome.drafted
-            page.ratio += outcome.soft_ratio
-            page.accepted += outcome.accepted
-            page.accept(outcome.accepted)
-        else:
-            page.plain += outcome.committed
-        self._emitted(outcome.sequence, outcome.committed)
-
-    def _emitted(self, sequence: Sequence, count: int) -> None:
-        self._pages[sequence.client].emitted += count
-        if sequence.account in self._tenants:
-            self._tenants[sequence.account] += count
-
-    def _book(self, client: Client, grants: Grants) -> None:
-        metrics, labels, page = self._metrics, self._labels(client), self._pages[client]
-        self._pages[client] = _Page()
-        under_way = sum(sequence.opened for sequence in client.sequences.values())
-        metrics.sequence_rounds.labels(*labels).inc(under_way)
-        if page.drafts:
-            metrics.client_rounds.labels(*labels).inc()
-            metrics.drafts.labels(*labels).inc(page.drafts)
-            metrics.draft_tokens.labels(*labels).inc(page.drafted)
-            metrics.expected_accepted_tokens.labels(*labels).inc(page.ratio)
-            metrics.accepted_tokens.labels(*labels).inc(page.accepted)
-        for position, count in enumerate(page.positions):
-            self._positions[client].add(position)
-            metrics.accepted_per_position.labels(*labels, str(position)).inc(count)
-        for counter, count in (
-            (metrics.first_tokens, page.first),
-            (metrics.plain_tokens, page.plain),
-            (metrics.granted_tokens, page.granted),
-            (metrics.emitted_tokens, page.emitted),
+    def _book(self, outcomes: Outcomes, grants: Grants) -> None:
+        """Adds a round to the series of the drafters that it concerns."""
+        pages, size = self._pages, self._pages.shape[1]
+        answered = outcomes.answered
+        theirs, alone = outcomes.clients[answered], outcomes.clients[~answered]
+        accepted = outcomes.accepted[answered]
+        pages[_DRAFTS] += np.bincount(theirs, minlength=size)
+        pages[_DRAFTED] += np.bincount(theirs, outcomes.drafted[answered], size)
+        pages[_RATIO] += np.bincount(theirs, outcomes.soft_ratios[answered], size)
+        pages[_ACCEPTED] += np.bincount(theirs, accepted, size)
+        pages[_PLAIN] += np.bincount(alone, outcomes.committed[~answered], size)
+        pages[_EMITTED] += np.bincount(outcomes.clients, outcomes.committed, size)
+        width = int(accepted.max(initial=0)) + 1
+        stood = np.bincount(theirs * width + accepted, minlength=size * width).reshape(size, width)
+        reached = stood[:, ::-1].cumsum(axis=1)[:, -2::-1]
+        rows = np.flatnonzero(pages.any(axis=0))
+        acceptance, trips = grants.estimates(rows)
+        now = time.monotonic()
+        series = [self._series[row] for row in rows.tolist()]
+        goodput = grants.goodput([each.client.account for each in series if each is not None])
+        for each, page, passed, *means in zip(
+            series,
+            pages[:, rows].T.tolist(),
+            reached[rows].tolist(),
+            acceptance.tolist(),
+            trips.tolist(),
+            goodput.tolist(),
+            strict=True,
         ):
-            if count:
-                counter.labels(*labels).inc(count)
-        if page.emitted:
-            recent, now = self._recent[client], time.monotonic()
-            recent.append((now, page.emitted))
-            while recent[0][0] < now - WINDOW_SECONDS:
-                recent.popleft()
-        if page.drafts or page.emitted:
-            acceptance, goodput = grants.estimates(client)
-            metrics.acceptance.labels(*labels).set(acceptance)
-            metrics.goodput_round.labels(*labels).set(goodput)
-            metrics.round_trip.labels(*labels).set(grants.round_trip(client))
+            assert each is not None
+            for counter, count in zip(each.counters, page, strict=True):
+                if count:
+                    counter.inc(count)
+            if page[_DRAFTS]:
+                each.rounds.inc()
+            self._count_positions(each, passed)
+            if page[_EMITTED]:
+                each.recent.append((now, int(page[_EMITTED])))
+                while each.recent[0][0] < now - WINDOW_SECONDS:
+                    each.recent.popleft()
+                each.acceptance.set(means[0])
+                each.round_trip.set(means[1])
+                each.goodput.set(means[2])
+        pages[:] = 0
 
-    def _watch(self, client: Client) -> None:
+    def _count_positions(self, series: _Series, counts: list[int]) -> None:
+        for position, count in enumerate(counts):
+            if not count:
+                return
+            if position == len(series.positions):
+                labels = (*series.labels, str(position))
+                series.positions.append(self._metrics.accepted_per_position.labels(*labels))
+            series.positions[position].inc(count)
+
+    def _watch(self, series: _Series) -> None:
         """Gauges that must stay true while no round runs are read off the client when scraped."""
-        labels = self._labels(client)
-        recent = self._recent[client]
+        client, labels, recent = series.client, series.labels, series.recent
 
         def per_second() -> float:
             since = time.monotonic() - WINDOW_SECONDS

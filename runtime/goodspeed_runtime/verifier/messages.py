@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -153,6 +156,54 @@ def check_open(
         stop_tokens=frozenset(stops.tolist()),
         arrived=time.monotonic(),
     )
+
+
+class Arrival(NamedTuple):
+    """A draft from the network, checked but for what the sequence's state decides.
+
+    Attributes:
+        key: of its sequence.
+        position: index of its first token.
+        draft: its tokens, all known to the model, and their q.
+        held: seconds that its drafter had the grant.
+    """
+
+    key: int
+    position: int
+    draft: DraftBlock
+    held: float
+
+
+def check_drafts(
+    messages: Many[pb.Draft], model_ids: int, max_draft_tokens: int
+) -> tuple[list[Arrival], list[RefusedError]]:
+    """A frame's drafts: those that may be, and why others may not.
+
+    Where no draft brings distributions all are looked at together.
+    """
+    packed = [message.tokens for message in messages]
+    sizes = [len(tokens) for tokens in packed]
+    ends = list(accumulate(size // TOKEN_BYTES for size in sizes))
+    plain = not any([message.support_sizes or message.support_ids or message.support_weights for message in messages])
+    keys = [message.sequence for message in messages]
+    if plain and all(keys) and max(sizes, default=0) <= max_draft_tokens * TOKEN_BYTES:
+        if not any([size % TOKEN_BYTES for size in sizes]):
+            tokens = unpack_tokens(b"".join(packed))
+            if not tokens.size or int(tokens.max()) < model_ids:
+                blocks = DraftBlock.point_masses(tokens).split(ends)
+                return [
+                    Arrival(key, message.position, block, message.held_us / 1e6)
+                    for key, message, block in zip(keys, messages, blocks, strict=True)
+                ], []
+    arrivals, refusals = [], []
+    for message in messages:
+        try:
+            draft = check_draft(message, model_ids, max_draft_tokens)
+        except RefusedError as error:
+            refusals.append(error)
+        else:
+            arrivals.append(Arrival(message.sequence, message.position, draft, message.held_us / 1e6))
+    return arrivals, refusals
 
 
 def check_draft(message: pb.Draft, model_ids: int, max_draft_tokens: int) -> DraftBlock:

@@ -7,6 +7,7 @@ only. A drafter's mistake ends that one sequence.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.verifier.grants import Grants
 from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.messages import Arrival
 from goodspeed_runtime.verifier.preemption import victim
 from goodspeed_runtime.verifier.sequence import Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
@@ -101,10 +103,14 @@ class Roster:
             self._waiting.add(sequence)
             self.admit()
 
-    def draft(
+    def draft(self, client: Client, drafts: Iterable[Arrival], now: float) -> None:
+        """Keeps drafts for the next round, as far as the verifier has not gone another way meanwhile."""
+        for key, position, draft, held in drafts:
+            self._keep(client, key, position, draft, held, now)
+
+    def _keep(
         self, client: Client, key: int, position: int, draft: DraftBlock, held: float, arrived: float
     ) -> None:
-        """Keeps a draft for the next round, as far as the verifier has not gone another way meanwhile."""
         sequence = client.sequences.get(key)
         if sequence is None:
             # It ended here while the draft was on its way, or the drafter is confused: it may open it again.

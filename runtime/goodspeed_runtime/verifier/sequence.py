@@ -148,9 +148,10 @@ class Sequence:
         committed = len(self.tokens) - self.prompt_tokens
         return min(self.max_tokens - committed, max_context - len(self.tokens))
 
-    def longest_draft(self, max_context: int, limit: int) -> int:
-        """The largest grant that makes sense: the bonus token needs a place too."""
-        return max(0, min(limit, self.client.max_draft_tokens, self.room(max_context) - 1))
+    def allow(self, now: float, grant: int, due: float, expected: float, acceptance: float) -> None:
+        """A grant is sent; see the attributes."""
+        self.grant, self.granted, self.granted_at = grant, now, len(self.tokens)
+        self.due, self.expected, self.acceptance = due, expected, acceptance
 
     def take(self, draft: DraftBlock, position: int) -> None:
         """Keeps what of a draft from ``position`` on still follows the committed tokens.

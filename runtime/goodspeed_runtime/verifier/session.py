@@ -22,7 +22,7 @@ from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import (
     RefusedError,
     Target,
-    check_draft,
+    check_drafts,
     check_hello,
     check_open,
 )
@@ -176,11 +176,13 @@ class Session:
                 with self._refusing(client):
                     self._engine.open(check_open(message, client, tenants, ids, settings.max_context_tokens))
                 await asyncio.sleep(0)  # a frame of many prompts must not keep other streams waiting
-            for message in frame.drafts:
-                with self._refusing(client):
-                    draft = check_draft(message, ids, settings.max_draft_tokens)
-                    held = message.held_us / 1e6
-                    self._engine.draft(client, message.sequence, message.position, draft, held)
+            if frame.drafts:
+                arrivals, refusals = check_drafts(frame.drafts, ids, settings.max_draft_tokens)
+                for error in refusals:
+                    with self._refusing(client):
+                        raise error
+                if arrivals:
+                    self._engine.draft(client, arrivals)
 
     @contextlib.contextmanager
     def _refusing(self, client: Client) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from goodspeed_runtime.decoding.commitment import Commitment, FinishReason, commit
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
@@ -21,17 +21,20 @@ Reply = pb.Opened | pb.Verdict
 class Replies:
     """The answers of one round, coalesced to one frame a client."""
 
-    def __init__(self, started: float, round_us: int) -> None:
-        self._started = started
+    def __init__(self, round_us: int) -> None:
         self._round_us = min(round_us, _MOST_US)
+        self._frames: dict[Client, pb.VerifierFrame] = {}
         self._replies: dict[Sequence, Reply] = {}
 
-    def add(self, sequence: Sequence, reply: Reply, *, timed: bool) -> None:
-        """Keeps the answer to ``sequence``, with the times of this round where something waited for it."""
-        if timed:
-            queued = max(0, round(1e6 * (self._started - sequence.arrived)))
-            reply.timings.queued_us = min(queued, _MOST_US)
-            reply.timings.round_us = self._round_us
+    def frame(self, client: Client) -> pb.VerifierFrame:
+        """What the client will get."""
+        frame = self._frames.get(client)
+        if frame is None:
+            frame = self._frames[client] = pb.VerifierFrame(round_us=self._round_us)
+        return frame
+
+    def add(self, sequence: Sequence, reply: Reply) -> None:
+        """Keeps the answer to ``sequence``, which is in its client's frame, for its grant."""
         self._replies[sequence] = reply
 
     def finished(self, sequence: Sequence) -> bool:
@@ -40,23 +43,14 @@ class Replies:
 
     def grant(self, sequence: Sequence, least_chance: float) -> None:
         """Puts the sequence's new grant into its answer, and from what chance on a token is worth it."""
-        reply = self._replies[sequence]
-        reply.grant = sequence.grant
         if sequence.grant:
+            reply = self._replies[sequence]
+            reply.grant = sequence.grant
             reply.least_chance = int(100 * least_chance)
 
-    def frames(self) -> Iterator[tuple[Client, pb.VerifierFrame]]:
+    def frames(self) -> Iterable[tuple[Client, pb.VerifierFrame]]:
         """One frame for each client that has answers."""
-        frames: dict[Client, pb.VerifierFrame] = {}
-        for sequence, reply in self._replies.items():
-            frame = frames.get(sequence.client)
-            if frame is None:
-                frame = frames[sequence.client] = pb.VerifierFrame()
-            if isinstance(reply, pb.Opened):
-                frame.opened.append(reply)
-            else:
-                frame.verdicts.append(reply)
-        return iter(frames.items())
+        return self._frames.items()
 
 
 def commit_first(sequence: Sequence, token: int, max_context: int, replies: Replies) -> None:
@@ -66,11 +60,9 @@ def commit_first(sequence: Sequence, token: int, max_context: int, replies: Repl
     sequence.tokens.append(token)
     sequence.opened = True
     sequence.grant = 0
-    replies.add(
-        sequence,
-        pb.Opened(sequence=sequence.key, position=position, token=token, finish=_FINISH[outcome.finish]),
-        timed=True,
-    )
+    opened = replies.frame(sequence.client).opened
+    finish = _FINISH[outcome.finish]
+    replies.add(sequence, opened.add(sequence=sequence.key, position=position, token=token, finish=finish))
 
 
 def commit_verdict(
@@ -86,18 +78,19 @@ def commit_verdict(
         drafted, accepted, token, stop_tokens=sequence.stop_tokens, room=sequence.room(max_context)
     )
     sequence.tokens.extend(drafted[: outcome.accepted])
-    verdict = pb.Verdict(
+    goes_on = outcome.next_token is not None
+    if goes_on:
+        sequence.tokens.append(outcome.next_token)
+    verdict = replies.frame(sequence.client).verdicts.add(
         sequence=sequence.key,
         position=position,
         accepted=outcome.accepted,
+        next_token=outcome.next_token,
+        has_next_token=goes_on,
         finish=_FINISH[outcome.finish],
         draft_awaited=overtakes,
     )
-    if outcome.next_token is not None:
-        sequence.tokens.append(outcome.next_token)
-        verdict.next_token = outcome.next_token
-        verdict.has_next_token = True
-    replies.add(sequence, verdict, timed=sequence.draft is not None)
+    replies.add(sequence, verdict)
     if not overtakes:
         sequence.draft = None
         sequence.grant = 0

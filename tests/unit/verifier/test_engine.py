@@ -13,6 +13,7 @@ from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.messages import Arrival
 from goodspeed_runtime.verifier.sequence import Account, Client, Sequence, compact
 from goodspeed_runtime.verifier.settings import VerifierSettings
 from tiny_model import make
@@ -66,7 +67,8 @@ class Bench:
         )
 
     def draft(self, key, position, tokens=()):
-        self.engine.draft(self.client, key, position, DraftBlock.point_masses(tokens))
+        arrival = Arrival(key, position, DraftBlock.point_masses(tokens), 0.0)
+        self.engine.draft(self.client, [arrival])
 
     def breaks(self, owner, name, times=1):
         """Makes a method fail for so many calls."""

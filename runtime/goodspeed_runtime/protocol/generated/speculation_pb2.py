@@ -24,45 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6goodspeed_runtime/protocol/generated/speculation.proto\x12\x0cgoodspeed.v1\"\x9f\x01\n\x0c\x44rafterFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.goodspeed.v1.Hello\x12!\n\x05opens\x18\x02 \x03(\x0b\x32\x12.goodspeed.v1.Open\x12#\n\x06\x64rafts\x18\x03 \x03(\x0b\x32\x13.goodspeed.v1.Draft\x12#\n\x06\x63loses\x18\x04 \x03(\x0b\x32\x13.goodspeed.v1.Close\"\xcf\x01\n\rVerifierFrame\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.goodspeed.v1.Welcome\x12$\n\x06opened\x18\x02 \x03(\x0b\x32\x14.goodspeed.v1.Opened\x12\'\n\x08verdicts\x18\x03 \x03(\x0b\x32\x15.goodspeed.v1.Verdict\x12#\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x13.goodspeed.v1.Error\x12\"\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x13.goodspeed.v1.Drain\"\xd2\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0f\n\x07\x64rafter\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x13\n\x0b\x64raft_model\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x06 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\r\x12\x18\n\x10max_draft_tokens\x18\x08 \x01(\r\x12\x0e\n\x06weight\x18\t \x01(\x01\"\xec\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08verifier\x18\x02 \x01(\t\x12\x14\n\x0ctarget_model\x18\x03 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x1a\n\x12max_context_tokens\x18\x07 \x01(\r\x12\x30\n\x0cverification\x18\x08 \x01(\x0e\x32\x1a.goodspeed.v1.Verification\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\xa2\x01\n\x04Open\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x0c\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12(\n\x08sampling\x18\x05 \x01(\x0b\x32\x16.goodspeed.v1.Sampling\x12\x13\n\x0bstop_tokens\x18\x06 \x01(\x0c\x12\x0e\n\x06tenant\x18\x07 \x01(\t\"\xae\x01\n\x06Opened\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12\r\n\x05grant\x18\x04 \x01(\r\x12$\n\x06\x66inish\x18\x05 \x01(\x0e\x32\x14.goodspeed.v1.Finish\x12&\n\x07timings\x18\x06 \x01(\x0b\x32\x15.goodspeed.v1.Timings\x12\x14\n\x0cleast_chance\x18\x07 \x01(\r\"\x91\x01\n\x05\x44raft\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x15\n\rsupport_sizes\x18\x04 \x01(\x0c\x12\x13\n\x0bsupport_ids\x18\x05 \x01(\x0c\x12\x17\n\x0fsupport_weights\x18\x06 \x01(\x0c\x12\x0f\n\x07held_us\x18\x07 \x01(\r\"\xf5\x01\n\x07Verdict\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x12\n\nnext_token\x18\x04 \x01(\r\x12\x16\n\x0ehas_next_token\x18\x05 \x01(\x08\x12\r\n\x05grant\x18\x06 \x01(\r\x12$\n\x06\x66inish\x18\x07 \x01(\x0e\x32\x14.goodspeed.v1.Finish\x12&\n\x07timings\x18\x08 \x01(\x0b\x32\x15.goodspeed.v1.Timings\x12\x15\n\rdraft_awaited\x18\t \x01(\x08\x12\x14\n\x0cleast_chance\x18\n \x01(\r\".\n\x07Timings\x12\x11\n\tqueued_us\x18\x01 \x01(\r\x12\x10\n\x08round_us\x18\x02 \x01(\r\"\x19\n\x05\x43lose\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"Q\n\x05\x45rror\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12%\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x17.goodspeed.v1.ErrorCode\x12\x0f\n\x07message\x18\x03 \x01(\t\")\n\x05\x44rain\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*H\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\r\n\tREJECTION\x10\x01\x12\x0b\n\x07\x43OUPLED\x10\x02*=\n\x06\x46inish\x12\x0f\n\x0b\x46INISH_NONE\x10\x00\x12\x0f\n\x0b\x46INISH_STOP\x10\x01\x12\x11\n\rFINISH_LENGTH\x10\x02*\xd6\x02\n\tErrorCode\x12\x15\n\x11\x45RROR_UNSPECIFIED\x10\x00\x12 \n\x1cPROTOCOL_VERSION_UNSUPPORTED\x10\x01\x12\x17\n\x13VOCABULARY_MISMATCH\x10\x02\x12\r\n\tMALFORMED\x10\x03\x12\x11\n\rINVALID_TOKEN\x10\x04\x12\x18\n\x14INVALID_DISTRIBUTION\x10\x05\x12\x14\n\x10INVALID_SAMPLING\x10\x06\x12\x0e\n\nOVER_GRANT\x10\x07\x12\x12\n\x0eWRONG_POSITION\x10\x08\x12\x14\n\x10UNKNOWN_SEQUENCE\x10\t\x12\x16\n\x12\x44UPLICATE_SEQUENCE\x10\n\x12\x13\n\x0fPROMPT_TOO_LONG\x10\x0b\x12\x0e\n\nOVERLOADED\x10\x0c\x12\x0c\n\x08\x44RAINING\x10\r\x12\x0c\n\x08INTERNAL\x10\x0e\x12\x12\n\x0eUNKNOWN_TENANT\x10\x0f\x32W\n\x0bSpeculation\x12H\n\tSpeculate\x12\x1a.goodspeed.v1.DrafterFrame\x1a\x1b.goodspeed.v1.VerifierFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6goodspeed_runtime/protocol/generated/speculation.proto\x12\x0cgoodspeed.v1\"\x9f\x01\n\x0c\x44rafterFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.goodspeed.v1.Hello\x12!\n\x05opens\x18\x02 \x03(\x0b\x32\x12.goodspeed.v1.Open\x12#\n\x06\x64rafts\x18\x03 \x03(\x0b\x32\x13.goodspeed.v1.Draft\x12#\n\x06\x63loses\x18\x04 \x03(\x0b\x32\x13.goodspeed.v1.Close\"\xe1\x01\n\rVerifierFrame\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x15.goodspeed.v1.Welcome\x12$\n\x06opened\x18\x02 \x03(\x0b\x32\x14.goodspeed.v1.Opened\x12\'\n\x08verdicts\x18\x03 \x03(\x0b\x32\x15.goodspeed.v1.Verdict\x12#\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x13.goodspeed.v1.Error\x12\"\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x13.goodspeed.v1.Drain\x12\x10\n\x08round_us\x18\x06 \x01(\r\"\xd2\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0f\n\x07\x64rafter\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x13\n\x0b\x64raft_model\x18\x04 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x06 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\r\x12\x18\n\x10max_draft_tokens\x18\x08 \x01(\r\x12\x0e\n\x06weight\x18\t \x01(\x01\"\xec\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08verifier\x18\x02 \x01(\t\x12\x14\n\x0ctarget_model\x18\x03 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12\x1a\n\x12max_context_tokens\x18\x07 \x01(\r\x12\x30\n\x0cverification\x18\x08 \x01(\x0e\x32\x1a.goodspeed.v1.Verification\"K\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\xa2\x01\n\x04Open\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x0c\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12(\n\x08sampling\x18\x05 \x01(\x0b\x32\x16.goodspeed.v1.Sampling\x12\x13\n\x0bstop_tokens\x18\x06 \x01(\x0c\x12\x0e\n\x06tenant\x18\x07 \x01(\t\"\x8c\x01\n\x06Opened\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\r\n\x05token\x18\x03 \x01(\r\x12\r\n\x05grant\x18\x04 \x01(\r\x12$\n\x06\x66inish\x18\x05 \x01(\x0e\x32\x14.goodspeed.v1.Finish\x12\x14\n\x0cleast_chance\x18\x07 \x01(\rJ\x04\x08\x06\x10\x07\"\x91\x01\n\x05\x44raft\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x15\n\rsupport_sizes\x18\x04 \x01(\x0c\x12\x13\n\x0bsupport_ids\x18\x05 \x01(\x0c\x12\x17\n\x0fsupport_weights\x18\x06 \x01(\x0c\x12\x0f\n\x07held_us\x18\x07 \x01(\r\"\xd3\x01\n\x07Verdict\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x12\n\nnext_token\x18\x04 \x01(\r\x12\x16\n\x0ehas_next_token\x18\x05 \x01(\x08\x12\r\n\x05grant\x18\x06 \x01(\r\x12$\n\x06\x66inish\x18\x07 \x01(\x0e\x32\x14.goodspeed.v1.Finish\x12\x15\n\rdraft_awaited\x18\t \x01(\x08\x12\x14\n\x0cleast_chance\x18\n \x01(\rJ\x04\x08\x08\x10\t\"\x19\n\x05\x43lose\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"Q\n\x05\x45rror\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12%\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x17.goodspeed.v1.ErrorCode\x12\x0f\n\x07message\x18\x03 \x01(\t\")\n\x05\x44rain\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*H\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\r\n\tREJECTION\x10\x01\x12\x0b\n\x07\x43OUPLED\x10\x02*=\n\x06\x46inish\x12\x0f\n\x0b\x46INISH_NONE\x10\x00\x12\x0f\n\x0b\x46INISH_STOP\x10\x01\x12\x11\n\rFINISH_LENGTH\x10\x02*\xd6\x02\n\tErrorCode\x12\x15\n\x11\x45RROR_UNSPECIFIED\x10\x00\x12 \n\x1cPROTOCOL_VERSION_UNSUPPORTED\x10\x01\x12\x17\n\x13VOCABULARY_MISMATCH\x10\x02\x12\r\n\tMALFORMED\x10\x03\x12\x11\n\rINVALID_TOKEN\x10\x04\x12\x18\n\x14INVALID_DISTRIBUTION\x10\x05\x12\x14\n\x10INVALID_SAMPLING\x10\x06\x12\x0e\n\nOVER_GRANT\x10\x07\x12\x12\n\x0eWRONG_POSITION\x10\x08\x12\x14\n\x10UNKNOWN_SEQUENCE\x10\t\x12\x16\n\x12\x44UPLICATE_SEQUENCE\x10\n\x12\x13\n\x0fPROMPT_TOO_LONG\x10\x0b\x12\x0e\n\nOVERLOADED\x10\x0c\x12\x0c\n\x08\x44RAINING\x10\r\x12\x0c\n\x08INTERNAL\x10\x0e\x12\x12\n\x0eUNKNOWN_TENANT\x10\x0f\x32W\n\x0bSpeculation\x12H\n\tSpeculate\x12\x1a.goodspeed.v1.DrafterFrame\x1a\x1b.goodspeed.v1.VerifierFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'goodspeed_runtime.protocol.generated.speculation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFICATION']._serialized_start=1912
-  _globals['_VERIFICATION']._serialized_end=1984
-  _globals['_FINISH']._serialized_start=1986
-  _globals['_FINISH']._serialized_end=2047
-  _globals['_ERRORCODE']._serialized_start=2050
-  _globals['_ERRORCODE']._serialized_end=2392
+  _globals['_VERIFICATION']._serialized_start=1814
+  _globals['_VERIFICATION']._serialized_end=1886
+  _globals['_FINISH']._serialized_start=1888
+  _globals['_FINISH']._serialized_end=1949
+  _globals['_ERRORCODE']._serialized_start=1952
+  _globals['_ERRORCODE']._serialized_end=2294
   _globals['_DRAFTERFRAME']._serialized_start=73
   _globals['_DRAFTERFRAME']._serialized_end=232
   _globals['_VERIFIERFRAME']._serialized_start=235
-  _globals['_VERIFIERFRAME']._serialized_end=442
-  _globals['_HELLO']._serialized_start=445
-  _globals['_HELLO']._serialized_end=655
-  _globals['_WELCOME']._serialized_start=658
-  _globals['_WELCOME']._serialized_end=894
-  _globals['_SAMPLING']._serialized_start=896
-  _globals['_SAMPLING']._serialized_end=971
-  _globals['_OPEN']._serialized_start=974
-  _globals['_OPEN']._serialized_end=1136
-  _globals['_OPENED']._serialized_start=1139
-  _globals['_OPENED']._serialized_end=1313
-  _globals['_DRAFT']._serialized_start=1316
-  _globals['_DRAFT']._serialized_end=1461
-  _globals['_VERDICT']._serialized_start=1464
-  _globals['_VERDICT']._serialized_end=1709
-  _globals['_TIMINGS']._serialized_start=1711
-  _globals['_TIMINGS']._serialized_end=1757
-  _globals['_CLOSE']._serialized_start=1759
-  _globals['_CLOSE']._serialized_end=1784
-  _globals['_ERROR']._serialized_start=1786
-  _globals['_ERROR']._serialized_end=1867
-  _globals['_DRAIN']._serialized_start=1869
-  _globals['_DRAIN']._serialized_end=1910
-  _globals['_SPECULATION']._serialized_start=2394
-  _globals['_SPECULATION']._serialized_end=2481
+  _globals['_VERIFIERFRAME']._serialized_end=460
+  _globals['_HELLO']._serialized_start=463
+  _globals['_HELLO']._serialized_end=673
+  _globals['_WELCOME']._serialized_start=676
+  _globals['_WELCOME']._serialized_end=912
+  _globals['_SAMPLING']._serialized_start=914
+  _globals['_SAMPLING']._serialized_end=989
+  _globals['_OPEN']._serialized_start=992
+  _globals['_OPEN']._serialized_end=1154
+  _globals['_OPENED']._serialized_start=1157
+  _globals['_OPENED']._serialized_end=1297
+  _globals['_DRAFT']._serialized_start=1300
+  _globals['_DRAFT']._serialized_end=1445
+  _globals['_VERDICT']._serialized_start=1448
+  _globals['_VERDICT']._serialized_end=1659
+  _globals['_CLOSE']._serialized_start=1661
+  _globals['_CLOSE']._serialized_end=1686
+  _globals['_ERROR']._serialized_start=1688
+  _globals['_ERROR']._serialized_end=1769
+  _globals['_DRAIN']._serialized_start=1771
+  _globals['_DRAIN']._serialized_end=1812
+  _globals['_SPECULATION']._serialized_start=2296
+  _globals['_SPECULATION']._serialized_end=2383
 # @@protoc_insertion_point(module_scope)

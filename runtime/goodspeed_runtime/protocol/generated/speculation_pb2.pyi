@@ -73,18 +73,20 @@ class DrafterFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., opens: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., drafts: _Optional[_Iterable[_Union[Draft, _Mapping]]] = ..., closes: _Optional[_Iterable[_Union[Close, _Mapping]]] = ...) -> None: ...
 
 class VerifierFrame(_message.Message):
-    __slots__ = ("welcome", "opened", "verdicts", "errors", "drain")
+    __slots__ = ("welcome", "opened", "verdicts", "errors", "drain", "round_us")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_US_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     opened: _containers.RepeatedCompositeFieldContainer[Opened]
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
     errors: _containers.RepeatedCompositeFieldContainer[Error]
     drain: Drain
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[Error, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    round_us: int
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[Opened, _Mapping]]] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., errors: _Optional[_Iterable[_Union[Error, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., round_us: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "drafter", "pool", "draft_model", "model_fingerprint", "tokenizer_fingerprint", "vocabulary_size", "max_draft_tokens", "weight")
@@ -159,22 +161,20 @@ class Open(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., tokens: _Optional[bytes] = ..., prompt_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop_tokens: _Optional[bytes] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("sequence", "position", "token", "grant", "finish", "timings", "least_chance")
+    __slots__ = ("sequence", "position", "token", "grant", "finish", "least_chance")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
-    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     LEAST_CHANCE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     position: int
     token: int
     grant: int
     finish: Finish
-    timings: Timings
     least_chance: int
-    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., token: _Optional[int] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., least_chance: _Optional[int] = ...) -> None: ...
+    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., token: _Optional[int] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., least_chance: _Optional[int] = ...) -> None: ...
 
 class Draft(_message.Message):
     __slots__ = ("sequence", "position", "tokens", "support_sizes", "support_ids", "support_weights", "held_us")
@@ -195,7 +195,7 @@ class Draft(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., tokens: _Optional[bytes] = ..., support_sizes: _Optional[bytes] = ..., support_ids: _Optional[bytes] = ..., support_weights: _Optional[bytes] = ..., held_us: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("sequence", "position", "accepted", "next_token", "has_next_token", "grant", "finish", "timings", "draft_awaited", "least_chance")
+    __slots__ = ("sequence", "position", "accepted", "next_token", "has_next_token", "grant", "finish", "draft_awaited", "least_chance")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -203,7 +203,6 @@ class Verdict(_message.Message):
     HAS_NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
-    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_AWAITED_FIELD_NUMBER: _ClassVar[int]
     LEAST_CHANCE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
@@ -213,18 +212,9 @@ class Verdict(_message.Message):
     has_next_token: bool
     grant: int
     finish: Finish
-    timings: Timings
     draft_awaited: bool
     least_chance: int
-    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., has_next_token: _Optional[bool] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., draft_awaited: _Optional[bool] = ..., least_chance: _Optional[int] = ...) -> None: ...
-
-class Timings(_message.Message):
-    __slots__ = ("queued_us", "round_us")
-    QUEUED_US_FIELD_NUMBER: _ClassVar[int]
-    ROUND_US_FIELD_NUMBER: _ClassVar[int]
-    queued_us: int
-    round_us: int
-    def __init__(self, queued_us: _Optional[int] = ..., round_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, sequence: _Optional[int] = ..., position: _Optional[int] = ..., accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., has_next_token: _Optional[bool] = ..., grant: _Optional[int] = ..., finish: _Optional[_Union[Finish, str]] = ..., draft_awaited: _Optional[bool] = ..., least_chance: _Optional[int] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("sequence",)

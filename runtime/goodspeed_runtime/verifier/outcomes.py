@@ -1,0 +1,63 @@
+"""What a round came to, one column a figure and one entry a sequence: learnt from and booked as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+UNANSWERED = -1
+Row = tuple[int, int, int, float, int, int, int, float, float, bool]
+"""The entries of one sequence, in the order of `Outcomes`' columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Verdicts of one round, float64 and int64 `[n]` each.
+
+    Attributes:
+        clients: rows of the drafters.
+        accounts: rows of whom the tokens are for.
+        drafted: tokens that were tested.
+        soft_ratios: sum of min(1, p/q) over them.
+        committed: tokens committed, the correction or bonus included.
+        accepted: drafted tokens that stand.
+        sent: tokens of the draft as it came; `UNANSWERED` where there was no draft to answer.
+        draft_seconds: from the grant's sending to the draft's arrival.
+        held_seconds: how much of that was the drafter's own.
+        idle: whether it is decoded without drafts.
+    """
+
+    clients: Integers
+    accounts: Integers
+    drafted: Integers
+    soft_ratios: Floats
+    committed: Integers
+    accepted: Integers
+    sent: Integers
+    draft_seconds: Floats
+    held_seconds: Floats
+    idle: Flags
+
+    @classmethod
+    def of(cls, rows: Many[Row]) -> Outcomes:
+        """From one row a sequence."""
+        table = np.array(rows, dtype=np.float64).reshape(len(rows), 10).T
+        clients, accounts, drafted, committed, accepted, sent = table[[0, 1, 2, 4, 5, 6]].astype(np.int64)
+        return cls(
+            clients, accounts, drafted, table[3], committed, accepted, sent, table[7], table[8], table[9] > 0
+        )
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    @property
+    def answered(self) -> Flags:
+        """Which of them answer a draft."""
+        return self.sent != UNANSWERED
