@@ -117,7 +117,7 @@ class _Drafter:
             while (frame := await call.read()) is not grpc.aio.EOF:
                 if frame.errors:
                     raise RuntimeError(frame.errors[0].message)
-                drafts = [self._draft(each.sequence, each.position + 1, each.grant) for each in frame.opened]
+                drafts = [self._draft(each.sequence, each.position + 1, each.grant) for each in frame.opened if each.grant]
                 drafts += [
                     self._draft(each.sequence, each.position + each.accepted + each.has_next_token, each.grant)
                     for each in frame.verdicts

@@ -7,7 +7,7 @@ its. A drafter's series vanish with its stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
     exposition,
 )
+from prometheus_client.core import Metric
 
 # When a series began is Prometheus' to know; a gauge beside each counter would double what there is.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -42,11 +43,24 @@ def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     return encoder(registry), content_type
 
 
+class FreshRegistry(CollectorRegistry):
+    """A registry that has its metrics brought up to date before it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update: Callable[[], None] = lambda: None
+
+    def collect(self) -> Iterable[Metric]:
+        """See `CollectorRegistry.collect`."""
+        self.update()
+        return super().collect()
+
+
 class VerifierMetrics:
     """What a verifier exposes."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
+    def __init__(self) -> None:
+        self.registry = FreshRegistry()
 
         def per_client(name: str, text: str, *more: str) -> Counter:
             return Counter(

@@ -9,7 +9,7 @@ from typing import Literal
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commitment:
     """What of a verdict is committed.
 
@@ -48,9 +48,10 @@ def commit(
     """
     if room < 1:
         raise ValueError("the sequence is over: there is no room for another token")
-    for index in range(min(accepted, room)):
-        if int(drafted[index]) in stop_tokens:
-            return Commitment(index + 1, None, "stop")
+    if stop_tokens:
+        for index in range(min(accepted, room)):
+            if int(drafted[index]) in stop_tokens:
+                return Commitment(index + 1, None, "stop")
     if accepted >= room:
         return Commitment(room, None, "length")
     if next_token in stop_tokens:

@@ -14,7 +14,7 @@ from goodspeed_runtime.verifier.prefill import PrefillLimit, Prompt, divide, for
 from goodspeed_runtime.verifier.sequence import NOTHING, Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """One segment of a round and whose it is.
 

@@ -70,6 +70,7 @@ class Engine:
         self._joining: set[Sequence] = set()
         self._failures = 0
         self._last_round = 0.0
+        self._schedule_seconds = 0.0
         self._wait_seconds: float | None = None
         self._last_tokens = 1
         self.failed = threading.Event()
@@ -222,7 +223,9 @@ class Engine:
         computed = time.monotonic()
         tokens = self._last_tokens = sum(len(item.segment.tokens) for item in work)
         begun = min(item.sequence.granted if item.sequence.opened else item.sequence.arrived for item in work)
-        times = RoundTimes(tokens, computed - started, computed - max(self._last_round, begun))
+        # The work beside the pass is the same whoever is in the round, so waiting for more saves that too.
+        seconds = computed - started + self._schedule_seconds
+        times = RoundTimes(tokens, seconds, computed - max(self._last_round, begun))
         replies = Replies(round(1e6 * (computed - started)))
         for item in work:
             if item.sequence.filling:
@@ -237,6 +240,7 @@ class Engine:
             sent += frame.ByteSize()
             client.deliver(frame)
         finished = self._last_round = time.monotonic()
+        self._schedule_seconds = finished - computed
         self._ledger.round(
             outcomes,
             tokens=tokens,
@@ -269,11 +273,14 @@ class Engine:
         sequence = item.sequence
         answered, idle = sequence.draft is not None, not sequence.grant
         context = self._settings.max_context_tokens
-        result = commit_verdict(sequence, accepted, token, context, replies, overtakes=item.overtakes)
+        drafted = item.segment.tokens[1:]
+        result = commit_verdict(
+            sequence, drafted, accepted, token, context, replies, overtakes=item.overtakes
+        )
         return (
             sequence.client.row,
             sequence.account.row,
-            len(item.segment.tokens) - 1,
+            len(drafted),
             ratio,
             result.count,
             result.accepted,

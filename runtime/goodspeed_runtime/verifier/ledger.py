@@ -1,7 +1,12 @@
-"""Books what rounds come to: the verifier's metrics, written from the compute thread."""
+"""Books what rounds come to: the verifier's metrics.
+
+The compute thread adds a round to arrays, all drafters at once. The series are
+written from them several times a second and before they are read.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +25,9 @@ from goodspeed_runtime.verifier.settings import VerifierSettings
 
 WINDOW_SECONDS = 5.0
 """Over which tokens per second are counted."""
-_DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY = range(9)
+BOOKING_SECONDS = 0.25
+"""Series are brought up to date so often, and whenever somebody looks at them."""
+_DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY, _ROUNDS = range(10)
 """Rows of `Ledger._pages`, what drafters have come to since it was last booked."""
 
 
@@ -31,7 +38,6 @@ class _Series:
     client: Client
     labels: tuple[str, str, str, str]
     counters: list[Counter]
-    rounds: Counter
     acceptance: Gauge
     goodput: Gauge
     round_trip: Gauge
@@ -56,8 +62,16 @@ class Ledger:
             metrics.plain_tokens,
             metrics.granted_tokens,
             metrics.sequence_rounds,
+            metrics.client_rounds,
         )
         self._pages = np.zeros((len(self._counters), 0))
+        self._stood = np.zeros((0, max(settings.max_draft_tokens, 1) + 1), dtype=np.int64)
+        self._lock = threading.Lock()
+        self._grants: Grants | None = None
+        self._booked = 0.0
+        metrics.registry.update = self.book
+        self._received = metrics.received_bytes.labels(*self._cell)
+        self._sent = metrics.sent_bytes.labels(*self._cell)
         self._phases = {
             phase: metrics.round_seconds.labels(*self._cell, phase)
             for phase in ("gather", "forward", "schedule", "total")
@@ -87,13 +101,14 @@ class Ledger:
         metrics.add_client(labels)
         if client.row >= len(self._series):
             self._series += [None] * (client.row + 16 - len(self._series))
-            self._pages = np.pad(self._pages, ((0, 0), (0, len(self._series) - self._pages.shape[1])))
-        self._pages[:, client.row] = 0
+            more = len(self._series) - self._pages.shape[1]
+            self._pages = np.pad(self._pages, ((0, 0), (0, more)))
+            self._stood = np.pad(self._stood, ((0, more), (0, 0)))
+        self._pages[:, client.row] = self._stood[client.row] = 0
         series = self._series[client.row] = _Series(
             client,
             labels,
             [counter.labels(*labels) for counter in self._counters],
-            metrics.client_rounds.labels(*labels),
             metrics.acceptance.labels(*labels),
             metrics.goodput_round.labels(*labels),
             metrics.round_trip.labels(*labels),
@@ -102,8 +117,10 @@ class Ledger:
 
     def remove(self, client: Client) -> None:
         """Ends a drafter's series."""
+        self.book()
         series = self._series[client.row]
         assert series is not None
+        self._pages[:, client.row] = 0
         self._series[client.row] = None
         self._metrics.remove_client(series.labels, range(len(series.positions)))
 
@@ -121,7 +138,7 @@ class Ledger:
 
     def received(self, count: int) -> None:
         """A frame of so many bytes has come from a drafter."""
-        self._metrics.received_bytes.labels(*self._cell).inc(count)
+        self._received.inc(count)
 
     def phase(self, name: str, seconds: float) -> None:
         """Part of a round's time."""
@@ -129,7 +146,8 @@ class Ledger:
 
     def first_token(self, sequence: Sequence) -> None:
         """A prefill has given a token."""
-        self._pages[[_FIRST, _EMITTED], sequence.client.row] += 1
+        with self._lock:
+            self._pages[[_FIRST, _EMITTED], sequence.client.row] += 1
         if sequence.account in self._tenants:
             self._tenants[sequence.account] += 1
 
@@ -151,9 +169,10 @@ class Ledger:
 
     def scheduled(self, figures: Figures) -> None:
         """What the scheduler sees after a round."""
-        size = self._pages.shape[1]
-        self._pages[_GRANTED] += np.bincount(figures.clients, figures.granted, size)
-        self._pages[_UNDER_WAY] += np.bincount(figures.clients, minlength=size)
+        with self._lock:
+            size = self._pages.shape[1]
+            self._pages[_GRANTED] += np.bincount(figures.clients, figures.granted, size)
+            self._pages[_UNDER_WAY] += np.bincount(figures.clients, minlength=size)
         self._metrics.shadow_price.labels(*self._cell).set(figures.shadow_price)
         self._metrics.round_shadow_price.labels(*self._cell).observe(figures.shadow_price)
         self._metrics.utility.labels(*self._cell).set(figures.utility)
@@ -168,13 +187,17 @@ class Ledger:
         self._phases["schedule"].observe(schedule)
         self._phases["total"].observe(forward + schedule)
         metrics.round_tokens.labels(*self._cell).observe(tokens)
-        metrics.sent_bytes.labels(*self._cell).inc(sent_bytes)
+        self._sent.inc(sent_bytes)
         size = pass_size(tokens)
         metrics.pass_seconds.labels(*self._cell, size).observe(forward)
         metrics.pass_tokens.labels(*self._cell, size).inc(tokens)
         if self._tenants:
             self._book_tenants(outcomes, grants)
-        self._book(outcomes, grants)
+        with self._lock:
+            self._grants = grants
+            self._add(outcomes)
+        if time.monotonic() - self._booked > BOOKING_SECONDS:
+            self.book()
 
     def _book_tenants(self, outcomes: Outcomes, grants: Grants) -> None:
         metrics = self._metrics
@@ -188,59 +211,63 @@ class Ledger:
             metrics.tenant_goodput.labels(*labels).set(mean)
             self._tenants[account] = 0
 
-    def _book(self, outcomes: Outcomes, grants: Grants) -> None:
-        """Adds a round to the series of the drafters that it concerns."""
+    def _add(self, outcomes: Outcomes) -> None:
         pages, size = self._pages, self._pages.shape[1]
         answered = outcomes.answered
         theirs, alone = outcomes.clients[answered], outcomes.clients[~answered]
         accepted = outcomes.accepted[answered]
-        pages[_DRAFTS] += np.bincount(theirs, minlength=size)
+        drafts = np.bincount(theirs, minlength=size)
+        pages[_DRAFTS] += drafts
+        pages[_ROUNDS] += drafts > 0
         pages[_DRAFTED] += np.bincount(theirs, outcomes.drafted[answered], size)
         pages[_RATIO] += np.bincount(theirs, outcomes.soft_ratios[answered], size)
         pages[_ACCEPTED] += np.bincount(theirs, accepted, size)
         pages[_PLAIN] += np.bincount(alone, outcomes.committed[~answered], size)
         pages[_EMITTED] += np.bincount(outcomes.clients, outcomes.committed, size)
-        width = int(accepted.max(initial=0)) + 1
-        stood = np.bincount(theirs * width + accepted, minlength=size * width).reshape(size, width)
-        reached = stood[:, ::-1].cumsum(axis=1)[:, -2::-1]
-        rows = np.flatnonzero(pages.any(axis=0))
-        acceptance, trips = grants.estimates(rows)
-        now = time.monotonic()
-        series = [self._series[row] for row in rows.tolist()]
-        goodput = grants.goodput([each.client.account for each in series if each is not None])
-        for each, page, passed, *means in zip(
-            series,
-            pages[:, rows].T.tolist(),
-            reached[rows].tolist(),
-            acceptance.tolist(),
-            trips.tolist(),
-            goodput.tolist(),
-            strict=True,
-        ):
-            assert each is not None
-            for counter, count in zip(each.counters, page, strict=True):
-                if count:
-                    counter.inc(count)
-            if page[_DRAFTS]:
-                each.rounds.inc()
-            self._count_positions(each, passed)
-            if page[_EMITTED]:
-                each.recent.append((now, int(page[_EMITTED])))
-                while each.recent[0][0] < now - WINDOW_SECONDS:
-                    each.recent.popleft()
-                each.acceptance.set(means[0])
-                each.round_trip.set(means[1])
-                each.goodput.set(means[2])
-        pages[:] = 0
+        width = self._stood.shape[1]
+        places = theirs * width + accepted
+        self._stood += np.bincount(places, minlength=size * width).reshape(size, width)
 
-    def _count_positions(self, series: _Series, counts: list[int]) -> None:
-        for position, count in enumerate(counts):
-            if not count:
+    def book(self) -> None:
+        """Brings the series up to date; from any thread."""
+        with self._lock:
+            if self._grants is None:
                 return
+            rows = np.flatnonzero(self._pages.any(axis=0))
+            acceptance, trips = self._grants.estimates(rows)
+            self._booked = now = time.monotonic()
+            series = [self._series[row] for row in rows.tolist()]
+            goodput = self._grants.goodput([each.client.account for each in series if each is not None])
+            # Whoever had a tokens accepted had one at each of the first a positions.
+            reached = self._stood[rows, ::-1].cumsum(axis=1)[:, -2::-1]
+            columns = (self._pages[:, rows].T, reached, acceptance, trips, goodput)
+            for each, (page, passed, *means) in zip(
+                series, zip(*(column.tolist() for column in columns), strict=True), strict=True
+            ):
+                assert each is not None
+                self._write(each, page, passed, means, now)
+            self._pages[:] = 0
+            self._stood[:] = 0
+
+    def _write(
+        self, series: _Series, page: list[float], passed: list[int], means: list[float], now: float
+    ) -> None:
+        for counter, count in zip(series.counters, page, strict=True):
+            if count:
+                counter.inc(count)
+        for position, count in enumerate(passed):
+            if not count:
+                break
             if position == len(series.positions):
                 labels = (*series.labels, str(position))
                 series.positions.append(self._metrics.accepted_per_position.labels(*labels))
             series.positions[position].inc(count)
+        if page[_EMITTED]:
+            series.recent.append((now, int(page[_EMITTED])))
+            while series.recent[0][0] < now - WINDOW_SECONDS:
+                series.recent.popleft()
+            for gauge, mean in zip((series.acceptance, series.round_trip, series.goodput), means, strict=True):
+                gauge.set(mean)
 
     def _watch(self, series: _Series) -> None:
         """Gauges that must stay true while no round runs are read off the client when scraped."""

@@ -16,6 +16,7 @@ from goodspeed_runtime.protocol.generated import speculation_pb2_grpc as pb_grpc
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import Target
+from goodspeed_runtime.verifier.outlet import Outlet
 from goodspeed_runtime.verifier.session import Session
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
@@ -50,6 +51,7 @@ class SpeculationServer(pb_grpc.SpeculationServicer):  # type: ignore[misc]
         self._sessions: set[Session] = set()
         self._names: set[str] = set()
         self._draining = False
+        self._outlet = Outlet()
         self._empty = asyncio.Event()
         self._empty.set()
         self._health = health.aio.HealthServicer()
@@ -64,7 +66,7 @@ class SpeculationServer(pb_grpc.SpeculationServicer):  # type: ignore[misc]
         """One drafter's stream."""
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this verifier is draining")
-        session = Session(self._engine, self._ledger, self._settings, self._target, context)
+        session = Session(self._engine, self._ledger, self._settings, self._target, self._outlet, context)
         self._sessions.add(session)
         self._empty.clear()
         try:

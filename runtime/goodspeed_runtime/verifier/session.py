@@ -26,6 +26,7 @@ from goodspeed_runtime.verifier.messages import (
     check_hello,
     check_open,
 )
+from goodspeed_runtime.verifier.outlet import Outlet
 from goodspeed_runtime.verifier.sequence import Account, Client
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
@@ -45,12 +46,19 @@ class Session:
     """A stream from hello to end; one task reads, one writes."""
 
     def __init__(
-        self, engine: Engine, ledger: Ledger, settings: VerifierSettings, target: Target, context: Any
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        settings: VerifierSettings,
+        target: Target,
+        outlet: Outlet,
+        context: Any,
     ) -> None:
         self._engine = engine
         self._ledger = ledger
         self._settings = settings
         self._target = target
+        self._outlet = outlet
         self._context = context
         self._outbox: asyncio.Queue[pb.VerifierFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._loop = asyncio.get_running_loop()
@@ -202,8 +210,7 @@ class Session:
             await self._context.write(frame)
 
     def _deliver(self, frame: pb.VerifierFrame) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._enqueue, frame)
+        self._outlet.put(self._enqueue, frame)
 
     def _enqueue(self, frame: pb.VerifierFrame) -> None:
         try:

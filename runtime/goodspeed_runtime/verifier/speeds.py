@@ -29,7 +29,7 @@ class RoundTimes:
 
     Attributes:
         tokens: fed to the target.
-        pass_seconds: of the forward pass and the verification.
+        pass_seconds: of the forward pass, the verification and the work on the host beside them.
         seconds: since the last round's verdicts, or since its first work came in where that was later.
     """
 

@@ -66,18 +66,25 @@ def commit_first(sequence: Sequence, token: int, max_context: int, replies: Repl
 
 
 def commit_verdict(
-    sequence: Sequence, accepted: int, token: int, max_context: int, replies: Replies, *, overtakes: bool
+    sequence: Sequence,
+    drafted: list[int],
+    accepted: int,
+    token: int,
+    max_context: int,
+    replies: Replies,
+    *,
+    overtakes: bool,
 ) -> Commitment:
     """Commits what stands of a draft, or of none, and the token after it.
 
     A draft that is still out stays granted; one that was answered is spent.
     """
     position = len(sequence.tokens)
-    drafted = [] if sequence.draft is None else sequence.draft.tokens.tolist()
     outcome = commit(
         drafted, accepted, token, stop_tokens=sequence.stop_tokens, room=sequence.room(max_context)
     )
-    sequence.tokens.extend(drafted[: outcome.accepted])
+    if outcome.accepted:
+        sequence.tokens.extend(drafted[: outcome.accepted])
     goes_on = outcome.next_token is not None
     if goes_on:
         sequence.tokens.append(outcome.next_token)
