@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
+from emulation.synthetic import VOCABULARY
 from goodspeed_runtime.decoding.serving import ServedModel
 from goodspeed_runtime.metrics import VerifierMetrics
 from goodspeed_runtime.verifier.engine import Engine
@@ -12,8 +13,6 @@ from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import Target
 from goodspeed_runtime.verifier.server import SpeculationServer
 from goodspeed_runtime.verifier.settings import VerifierSettings
-
-from emulation.synthetic import VOCABULARY
 
 SYNTHETIC = Target("synthetic", "synthetic", VOCABULARY, VOCABULARY)
 HOST = "127.0.0.1"
@@ -25,6 +24,7 @@ class Cell:
     Attributes:
         model: the target.
         metrics: as served at /metrics.
+        engine: its compute thread.
         port: of its gRPC server.
     """
 
@@ -32,20 +32,20 @@ class Cell:
         self.model = model
         self.metrics = VerifierMetrics()
         ledger = Ledger(self.metrics, settings)
-        self._engine = Engine(model, settings, ledger)
-        self._server = SpeculationServer(self._engine, ledger, settings, target)
+        self.engine = Engine(model, settings, ledger)
+        self._server = SpeculationServer(self.engine, ledger, settings, target)
         self.port = 0
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Cell]:
         """Until the block ends."""
-        self._engine.start()
+        self.engine.start()
         self.port = await self._server.start(f"{HOST}:0")
         try:
             yield self
         finally:
             await self._server.drain(0)
-            self._engine.stop(10)
+            self.engine.stop(10)
 
     def total(self, name: str, **labels: str) -> float:
         """Sum of the metric's samples that carry these labels."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from emulation.cell import Cell
-from emulation.network import Namespace, Proxy, Traffic, Way
+from emulation.network import Namespace, Proxy, Way
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.drafter.engine import DraftEngine
 from goodspeed_runtime.drafter.generation import Generation
@@ -34,13 +34,14 @@ class Member:
         engine: what it drafts with.
         way: to its verifier.
         prompts: one answer each is under way all the time, again and again.
-        weight: in the utility.
+        settings: of its own.
     """
 
     name: str
     engine: Callable[[], DraftEngine]
     way: Way
     prompts: Sequence[Sequence[int]]
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Seen:
         gaps: seconds between a user's tokens, one entry a token.
         up, down: bytes to and from the verifier, headers included.
         drafted: draft tokens sent.
+        drafts: that they came in.
         kept, dropped: tokens drafted ahead.
     """
 
@@ -60,6 +62,7 @@ class Seen:
     up: int = 0
     down: int = 0
     drafted: float = 0
+    drafts: float = 0
     kept: float = 0
     dropped: float = 0
 
@@ -89,7 +92,9 @@ class Result:
 
     def gap(self, quantile: float, *names: str) -> float:
         """Seconds between a user's tokens."""
-        return float(np.quantile([gap for name in names or self.seen for gap in self.seen[name].gaps], quantile))
+        return float(
+            np.quantile([gap for name in names or self.seen for gap in self.seen[name].gaps], quantile)
+        )
 
     def each(self, figure: str) -> float:
         """The sum of one of the figures of `Seen`."""
@@ -97,7 +102,9 @@ class Result:
 
 
 class _Drafter:
-    def __init__(self, member: Member, proxy: Proxy, vocabulary: tuple[str, int], settings: dict[str, object]) -> None:
+    def __init__(
+        self, member: Member, proxy: Proxy, vocabulary: tuple[str, int], settings: dict[str, object]
+    ) -> None:
         self.member = member
         self.proxy = proxy
         self.metrics = DrafterMetrics("bench", "bench", member.name)
@@ -115,17 +122,19 @@ class _Drafter:
         }
         fingerprint, size = vocabulary
         self.generation = Generation(
-            DrafterSettings(**(fields | settings)),  # type: ignore[arg-type]
+            DrafterSettings(**(fields | settings | member.settings)),  # type: ignore[arg-type]
             member.engine(),
             self.metrics,
             tokenizer_fingerprint=fingerprint,
             vocabulary_size=size,
         )
         self.sent = 0
+        self.drafts = 0
         self._send = self.generation.link.send
         self.generation.link.send = self._count  # type: ignore[method-assign]
 
     def _count(self, frame: pb.DrafterFrame) -> None:
+        self.drafts += len(frame.drafts)
         self.sent += sum(len(draft.tokens) // TOKEN_BYTES for draft in frame.drafts)
         self._send(frame)
 
@@ -180,7 +189,6 @@ async def run(
     vocabulary: tuple[str, int],
     sampling: Sampling,
     namespaces: bool = False,
-    progress: Callable[[float], None] = lambda _: None,
     **settings: object,
 ) -> Result:
     """Serves the members' users for so long after a warm-up; settings are the drafters'."""
@@ -203,18 +211,18 @@ async def run(
                 for drafter in drafters
                 for number in range(len(drafter.member.prompts))
             ]
-            await _pass(warm_up, tasks, progress)
+            await _pass(warm_up, tasks)
             before = _snapshot(drafters)
             for drafter in drafters:
                 drafter.seen = Seen()
             started = time.monotonic()
-            await _pass(seconds, tasks, progress)
+            await _pass(seconds, tasks)
             span = time.monotonic() - started
             after = _snapshot(drafters)
             results = {}
             for drafter, old, new in zip(drafters, before, after, strict=True):
                 seen = drafter.seen
-                seen.up, seen.down, seen.drafted, seen.kept, seen.dropped = (
+                seen.up, seen.down, seen.drafted, seen.drafts, seen.kept, seen.dropped = (
                     b - a for a, b in zip(old, new, strict=True)
                 )
                 results[drafter.member.name] = seen
@@ -234,14 +242,11 @@ async def run(
     )
 
 
-async def _pass(seconds: float, tasks: Sequence[asyncio.Task[None]], progress: Callable[[float], None]) -> None:
+async def _pass(seconds: float, tasks: Sequence[asyncio.Task[None]]) -> None:
     """Lets time pass; what fails meanwhile is raised."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        done, _ = await asyncio.wait(tasks, timeout=min(left, 0.5))
-        for task in done:
-            task.result()
-        progress(min(left, 0.5))
+    done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
 
 
 def _snapshot(drafters: Sequence[_Drafter]) -> list[tuple[float, ...]]:
@@ -250,6 +255,7 @@ def _snapshot(drafters: Sequence[_Drafter]) -> list[tuple[float, ...]]:
             drafter.proxy.traffic.up,
             drafter.proxy.traffic.down,
             drafter.sent,
+            drafter.drafts,
             drafter.ahead("kept"),
             drafter.ahead("dropped"),
         )

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import resource
+import threading
 import time
-from dataclasses import dataclass
+import tracemalloc
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,9 +22,15 @@ import numpy as np
 
 from emulation.cell import HOST, Cell
 from emulation.synthetic import PERIOD, TRUTH, VOCABULARY, Cost, SyntheticTarget
+from goodspeed_runtime.decoding.verification import verify
+from goodspeed_runtime.metrics import VerifierMetrics
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.generated import speculation_pb2_grpc as pb_grpc
 from goodspeed_runtime.protocol.wire import PROTOCOL_VERSION, TOKEN_BYTES, pack_tokens
+from goodspeed_runtime.verifier.engine import Engine
+from goodspeed_runtime.verifier.ledger import Ledger
+from goodspeed_runtime.verifier.messages import check_open
+from goodspeed_runtime.verifier.sequence import Account, Client
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
 CONTEXT = 1 << 20
@@ -30,32 +38,12 @@ ACCEPTANCE = 0.8
 WARM_UP_TOKENS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Overhead:
-    """What a verifier costs beside its target.
-
-    Attributes:
-        tokens_per_second: committed, by all drafters.
-        cpu_us: microseconds of the verifier process' CPU per committed token.
-        target_us: of these, spent in the synthetic target's passes.
-        rounds_per_second: as many.
-        round_tokens: mean tokens fed in one.
-        idle_bytes: resident memory of a sequence that is open and not drafted for.
-    """
-
-    drafters: int
-    sequences: int
-    tokens_per_second: float
-    cpu_us: float
-    target_us: float
-    rounds_per_second: float
-    round_tokens: float
-
-
-def _verifier(pipe: Connection, settings: VerifierSettings, profile: str) -> None:
+def _verifier(pipe: Connection, settings: VerifierSettings) -> None:
     async def serve() -> None:
         model = SyntheticTarget(settings.max_sequences, Cost())
         cell = Cell(model, settings)
+        judging = _Timed(verify)
+        cell.engine._verify = judging
         async with cell.serving():
             pipe.send(cell.port)
             loop = asyncio.get_running_loop()
@@ -65,7 +53,7 @@ def _verifier(pipe: Connection, settings: VerifierSettings, profile: str) -> Non
                     (
                         time.monotonic(),
                         usage.ru_utime + usage.ru_stime,
-                        model.seconds,
+                        model.seconds + judging.seconds,
                         cell.total("goodspeed_spec_decode_emitted_tokens_total"),
                         cell.total("goodspeed_verifier_round_tokens_count"),
                         cell.total("goodspeed_verifier_round_tokens_sum"),
@@ -73,6 +61,20 @@ def _verifier(pipe: Connection, settings: VerifierSettings, profile: str) -> Non
                 )
 
     asyncio.run(serve())
+
+
+class _Timed:
+    """A function that counts the CPU time spent in it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.seconds = 0.0
+
+    def __call__(self, *positional: Any) -> Any:
+        started = time.thread_time()
+        result = self._function(*positional)
+        self.seconds += time.thread_time() - started
+        return result
 
 
 class _Drafter:
@@ -117,9 +119,15 @@ class _Drafter:
             while (frame := await call.read()) is not grpc.aio.EOF:
                 if frame.errors:
                     raise RuntimeError(frame.errors[0].message)
-                drafts = [self._draft(each.sequence, each.position + 1, each.grant) for each in frame.opened if each.grant]
+                drafts = [
+                    self._draft(each.sequence, each.position + 1, each.grant)
+                    for each in frame.opened
+                    if each.grant
+                ]
                 drafts += [
-                    self._draft(each.sequence, each.position + each.accepted + each.has_next_token, each.grant)
+                    self._draft(
+                        each.sequence, each.position + each.accepted + each.has_next_token, each.grant
+                    )
                     for each in frame.verdicts
                     if not each.draft_awaited and each.grant
                 ]
@@ -139,18 +147,19 @@ def _drafters(address: str, numbers: list[int], sequences: int) -> None:
     asyncio.run(run())
 
 
-def measure(drafters: int, sequences: int, budget: int, *, seconds: float, processes: int = 2, **more: Any) -> Overhead:
-    """Runs verifier and drafters for so long after a warm-up of a quarter of it."""
+def measure(
+    drafters: int, sequences: int, budget: int, *, seconds: float, processes: int = 2
+) -> dict[str, float]:
+    """Runs verifier and drafters for so long after a warm-up; CPU time is per committed token."""
     settings = VerifierSettings(
         name="load",
         budget_tokens=budget,
         max_sequences=drafters * sequences,
         max_context_tokens=CONTEXT,
-        **more,
     )
     context = multiprocessing.get_context("spawn")
     pipe, end = context.Pipe()
-    verifier = context.Process(target=_verifier, args=(end, settings, ""), daemon=True)
+    verifier = context.Process(target=_verifier, args=(end, settings), daemon=True)
     verifier.start()
     address = f"{HOST}:{pipe.recv()}"
     loads = [
@@ -173,9 +182,46 @@ def measure(drafters: int, sequences: int, budget: int, *, seconds: float, proce
             process.terminate()
             process.join()
     span, cpu, target, tokens, rounds, fed = (b - a for a, b in zip(before, after, strict=True))
-    return Overhead(
-        drafters, sequences, tokens / span, 1e6 * cpu / tokens, 1e6 * target / tokens, rounds / span, fed / rounds
+    return {
+        "drafters": drafters,
+        "sequences": drafters * sequences,
+        "committed_per_second": tokens / span,
+        "rounds_per_second": rounds / span,
+        "tokens_per_round": fed / rounds,
+        "cpu_us": 1e6 * cpu / tokens,
+        "passes_us": 1e6 * target / tokens,
+        "own_us": 1e6 * (cpu - target) / tokens,
+    }
+
+
+def idle_bytes(count: int) -> float:
+    """Python's memory for each of so many sequences that have their first token and a grant, and wait.
+
+    Beside their KV; prompts of 32 tokens.
+    """
+    settings = VerifierSettings(
+        name="idle", barrier=True, budget_tokens=4 * count, max_sequences=count, max_context_tokens=CONTEXT
     )
+    tracemalloc.start()
+    ledger = Ledger(VerifierMetrics(), settings)
+    engine = Engine(SyntheticTarget(count, Cost()), settings, ledger)
+    opened = threading.Semaphore(0)
+    client = Client("idle", "load", Account("idle", 1.0), 16, lambda frame: opened.release(len(frame.opened)))
+    engine.start()
+    engine.attach(client)
+    before = tracemalloc.get_traced_memory()[0]
+    message = pb.Open(
+        tokens=pack_tokens([1] * 32), prompt_tokens=32, max_tokens=512, sampling=pb.Sampling(top_p=1)
+    )
+    for key in range(1, count + 1):
+        message.sequence = key
+        engine.open(check_open(message, client, {}, VOCABULARY, CONTEXT))
+    for _ in range(count):
+        assert opened.acquire(timeout=60)
+    engine.stop(10)
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return used / count
 
 
 def _ask(pipe: Connection) -> tuple[float, ...]:

@@ -120,7 +120,9 @@ class Proxy:
             near_out.close()
             far_out.close()
 
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, seed: int, *, up: bool) -> None:
+    async def _carry(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, seed: int, *, up: bool
+    ) -> None:
         sink.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         sending = asyncio.create_task(self._send(queue, sink))

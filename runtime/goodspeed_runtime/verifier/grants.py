@@ -172,7 +172,7 @@ class Grants:
         return self._figures(rows, accounts, new, goodput, allocation)
 
     def _columns(self, active: Many[Sequence]) -> tuple[Integers, ...]:
-        """Of sequences: rows of drafter and account, longest sensible draft, tokens in flight; int64 `[n]` each."""
+        """Rows of drafter and account, longest sensible draft, tokens in flight; int64 `[n]` each."""
         settings = self._settings
         table = np.array(
             [

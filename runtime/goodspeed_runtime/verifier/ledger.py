@@ -179,7 +179,14 @@ class Ledger:
         self._metrics.jain_index.labels(*self._cell).set(figures.jain_index)
 
     def round(
-        self, outcomes: Outcomes, *, tokens: int, forward: float, schedule: float, grants: Grants, sent_bytes: int
+        self,
+        outcomes: Outcomes,
+        *,
+        tokens: int,
+        forward: float,
+        schedule: float,
+        grants: Grants,
+        sent_bytes: int,
     ) -> None:
         """One round is over."""
         metrics = self._metrics
@@ -266,7 +273,9 @@ class Ledger:
             series.recent.append((now, int(page[_EMITTED])))
             while series.recent[0][0] < now - WINDOW_SECONDS:
                 series.recent.popleft()
-            for gauge, mean in zip((series.acceptance, series.round_trip, series.goodput), means, strict=True):
+            for gauge, mean in zip(
+                (series.acceptance, series.round_trip, series.goodput), means, strict=True
+            ):
                 gauge.set(mean)
 
     def _watch(self, series: _Series) -> None:

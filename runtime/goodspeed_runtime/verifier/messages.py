@@ -184,17 +184,19 @@ def check_drafts(
     packed = [message.tokens for message in messages]
     sizes = [len(tokens) for tokens in packed]
     ends = list(accumulate(size // TOKEN_BYTES for size in sizes))
-    plain = not any([message.support_sizes or message.support_ids or message.support_weights for message in messages])
+    plain = not any(
+        message.support_sizes or message.support_ids or message.support_weights for message in messages
+    )
+    whole = not any(size % TOKEN_BYTES for size in sizes)
     keys = [message.sequence for message in messages]
-    if plain and all(keys) and max(sizes, default=0) <= max_draft_tokens * TOKEN_BYTES:
-        if not any([size % TOKEN_BYTES for size in sizes]):
-            tokens = unpack_tokens(b"".join(packed))
-            if not tokens.size or int(tokens.max()) < model_ids:
-                blocks = DraftBlock.point_masses(tokens).split(ends)
-                return [
-                    Arrival(key, message.position, block, message.held_us / 1e6)
-                    for key, message, block in zip(keys, messages, blocks, strict=True)
-                ], []
+    if plain and whole and all(keys) and max(sizes, default=0) <= max_draft_tokens * TOKEN_BYTES:
+        tokens = unpack_tokens(b"".join(packed))
+        if not tokens.size or int(tokens.max()) < model_ids:
+            blocks = DraftBlock.point_masses(tokens).split(ends)
+            return [
+                Arrival(key, message.position, block, message.held_us / 1e6)
+                for key, message, block in zip(keys, messages, blocks, strict=True)
+            ], []
     arrivals, refusals = [], []
     for message in messages:
         try:

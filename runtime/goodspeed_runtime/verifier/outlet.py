@@ -1,4 +1,4 @@
-"""The way from the compute thread to the event loop: woken once for all frames of a round, not once for each."""
+"""The way from the compute thread to the event loop, which is woken once for all frames of a round."""
 
 from __future__ import annotations
 
