@@ -2,8 +2,8 @@
 
 A verifier and eight drafters run in this process and talk real gRPC through links that delay, space and lose
 what passes (`emulation/network.py`). The target is *synthetic* (`emulation/synthetic.py`): a pass takes 30 ms
-and 0.2 ms a token, three guesses in four stand with 0.95 and one with 0.35. Drafters take 2 to 20 ms a token, two
-users each ask without end. Every answer is compared with the target's own, token by token.
+and 0.2 ms a token, three guesses in four stand with 0.95 and one with 0.35. Drafters take 2 to 20 ms a token,
+two users each ask without end. Every answer is compared with the target's own, token by token.
 
     networks    the four arms over links of several kinds; gain is goodput per second over the barrier's alone
     straggler   one drafter ten times slower than the others: what it costs them, what its own users get

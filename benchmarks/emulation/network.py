@@ -162,6 +162,7 @@ class Namespace:
         self._name = f"goodspeed-{os.getpid()}-{number}"
         self._path = path
         self._devices = (f"gs{number}a", f"gs{number}b")
+        self._over = False
         self._near, self._far = f"10.77.{number}.1", f"10.77.{number}.2"
 
     @staticmethod
@@ -198,6 +199,7 @@ class Namespace:
             with ThreadPoolExecutor(1) as thread:
                 yield await loop.run_in_executor(thread, self._listen)
         finally:
+            self._over = True
             for end in ends:
                 loop.remove_reader(end)
                 os.close(end)
@@ -216,12 +218,13 @@ class Namespace:
                 packet = os.read(source, _CHUNK)
                 due = pipe.due(loop.time(), len(packet))
                 if not pipe.lost():
-                    loop.call_at(due, _write, sink, packet)
+                    loop.call_at(due, self._deliver, sink, packet)
 
-
-def _write(sink: int, packet: bytes) -> None:
-    with contextlib.suppress(OSError):  # a full queue drops, as any router's does
-        os.write(sink, packet)
+    def _deliver(self, sink: int, packet: bytes) -> None:
+        # A full queue drops, as any router's does; after the end the number may be another file's.
+        if not self._over:
+            with contextlib.suppress(OSError):
+                os.write(sink, packet)
 
 
 def _tun(device: str) -> int:
