@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up venv test lint bench bench-cpu bench-gpu crds reference stubs constraints clean
+.PHONY: help demo up venv test lint bench bench-cpu bench-rounds bench-gpu crds reference stubs constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,12 +33,15 @@ lint: .venv/.dev ## ruff, mypy and the layers' imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: bench-cpu .venv/.dev ## All benchmarks that need no GPU, one after the other
+bench: bench-cpu bench-rounds .venv/.dev ## All benchmarks that need no GPU, one after the other
 	@for name in scheduler scheduler_convergence rebalancing; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 bench-cpu: .venv/.dev ## Passes and answers per second on two CPU cores, beside what else a user could run
 	@$(BIN)/python benchmarks/cpu_verifier.py --json build/bench/cpu_verifier.json
 	@$(BIN)/python benchmarks/cpu_end_to_end.py --json build/bench/cpu_end_to_end.json
+
+bench-rounds: .venv/.dev ## Rounds over emulated networks: barrier and continuous, stragglers, bytes, the verifier's own cost
+	@$(BIN)/python benchmarks/rounds.py --json build/bench/rounds.json
 
 bench-gpu: .venv/.dev ## Rounds on a GPU against its memory bandwidth, answers beside what else a user could run
 	@for shape in 8b 14b; do $(BIN)/python benchmarks/gpu_verifier.py --shape $$shape --json build/bench/gpu_$$shape.json || exit 1; done

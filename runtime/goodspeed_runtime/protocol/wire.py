@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ class DraftBlock:
         tokens, sizes, none = self.tokens, self.support_sizes, self.support_ids
         return [
             DraftBlock(tokens[start:end], sizes[start:end], none, none)
-            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+            for start, end in pairwise([0, *ends])
         ]
 
     def part(self, start: int, end: int) -> DraftBlock:

@@ -273,7 +273,7 @@ class Engine:
         sequence = item.sequence
         answered, idle = sequence.draft is not None, not sequence.grant
         context = self._settings.max_context_tokens
-        drafted = item.segment.tokens[1:]
+        drafted = list(item.segment.tokens[1:])
         result = commit_verdict(
             sequence, drafted, accepted, token, context, replies, overtakes=item.overtakes
         )

@@ -60,4 +60,4 @@ class Outcomes:
     @property
     def answered(self) -> Flags:
         """Which of them answer a draft."""
-        return self.sent != UNANSWERED
+        return np.asarray(self.sent != UNANSWERED)

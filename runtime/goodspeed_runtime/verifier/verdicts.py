@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Many
 
 from goodspeed_runtime.decoding.commitment import Commitment, FinishReason, commit
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
@@ -67,7 +68,7 @@ def commit_first(sequence: Sequence, token: int, max_context: int, replies: Repl
 
 def commit_verdict(
     sequence: Sequence,
-    drafted: list[int],
+    drafted: Many[int],
     accepted: int,
     token: int,
     max_context: int,
@@ -85,15 +86,14 @@ def commit_verdict(
     )
     if outcome.accepted:
         sequence.tokens.extend(drafted[: outcome.accepted])
-    goes_on = outcome.next_token is not None
-    if goes_on:
+    if outcome.next_token is not None:
         sequence.tokens.append(outcome.next_token)
     verdict = replies.frame(sequence.client).verdicts.add(
         sequence=sequence.key,
         position=position,
         accepted=outcome.accepted,
         next_token=outcome.next_token,
-        has_next_token=goes_on,
+        has_next_token=outcome.next_token is not None,
         finish=_FINISH[outcome.finish],
         draft_awaited=overtakes,
     )
