@@ -6,6 +6,7 @@ and 0.2 ms a token, three guesses in four stand with 0.95 and one with 0.35. Dra
 two users each ask without end. Every answer is compared with the target's own, token by token.
 
     networks    the four arms over links of several kinds; gain is goodput per second over the barrier's alone
+    ceiling     drafts that take no time: more than drafting ahead can gain, whatever branches it follows
     straggler   one drafter ten times slower than the others: what it costs them, what its own users get
     wire        bytes on the wire, HTTP/2 and gRPC included, by what a draft must bring along
     options     settings of gRPC's transport, each against what is set now
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from emulation.arms import ARMS, CONTINUOUS, NETWORKS, PLAIN, synthetic
+from emulation.arms import ARMS, CONTINUOUS, NETWORKS, PLAIN, SPREAD, synthetic
 from emulation.fleet import Result
 from emulation.load import idle_bytes, measure
 from emulation.network import Namespace, Way
@@ -97,6 +98,21 @@ async def networks(seconds: float, step: Callable[[], None], report: Report) -> 
             )
             step()
     report.table("networks", rows, "drafters of 2 to 20 ms a token; every answer equals the target's own")
+
+
+async def ceiling(seconds: float, step: Callable[[], None], report: Report) -> None:
+    """What is left to be gained by having every draft ready when its grant comes."""
+    rows = []
+    for network in ("20 ms", "80 ms"):
+        base = 0.0
+        for name, speeds in (("2 to 20 ms a token", SPREAD), ("no time at all", [0.0] * DRAFTERS)):
+            result = await synthetic(CONTINUOUS, NETWORKS[network], speeds=speeds, seconds=seconds)
+            base = base or result.goodput()
+            rows.append(
+                {"network": network, "drafts": name, "gain": result.goodput() / base} | _figures(result)
+            )
+            step()
+    report.table("ceiling", rows, CONTINUOUS.name)
 
 
 async def straggler(seconds: float, step: Callable[[], None], report: Report) -> None:
@@ -215,6 +231,7 @@ async def namespaces(seconds: float, step: Callable[[], None], report: Report) -
 
 PARTS = {
     "networks": (networks, len(NETWORKS) * len(ARMS)),
+    "ceiling": (ceiling, 4),
     "straggler": (straggler, 3),
     "wire": (wire, 6),
     "options": (options, 2 * len(VARIANTS)),

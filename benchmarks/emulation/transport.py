@@ -11,7 +11,6 @@ from goodspeed_runtime.verifier import server
 VARIANTS: dict[str, list[tuple[str, int]]] = {
     "as set": [],
     "BDP probe on": [("grpc.http2.bdp_probe", 1)],
-    "BDP probe off": [("grpc.http2.bdp_probe", 0)],
     "lookahead 1 MiB": [("grpc.http2.lookahead_bytes", 1 << 20)],
     "write buffer 1 MiB": [("grpc.http2.write_buffer_size", 1 << 20)],
     "ping every 30 s": [("grpc.keepalive_time_ms", 30000)],

@@ -39,6 +39,8 @@ _OPTIONS = [
     # The option that counts while the peer's kernel still answers: a process that hangs.
     ("grpc.http2.ping_timeout_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Frames are far smaller than the smallest window: probing for more only costs bytes.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.max_pings_without_data", 0),
     # The back-off is ours: gRPC's own would grow to minutes beside it.
     ("grpc.initial_reconnect_backoff_ms", 100),
