@@ -44,7 +44,8 @@ _OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     # The back-off is ours: gRPC's own would grow to minutes beside it.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Named for a pause, this is how long an attempt may take: two round trips and a lost packet must fit.
+    ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
