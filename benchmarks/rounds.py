@@ -6,6 +6,7 @@ and 0.2 ms a token, three guesses in four stand with 0.95 and one with 0.35. Dra
 two users each ask without end. Every answer is compared with the target's own, token by token.
 
     networks    the four arms over links of several kinds; gain is goodput per second over the barrier's alone
+    equal       eight drafters of 5 ms a token each: what is left of the gain where nobody is slower than others
     ceiling     drafts that take no time: more than drafting ahead can gain, whatever branches it follows
     straggler   one drafter ten times slower than the others: what it costs them, what its own users get
     wire        bytes on the wire, HTTP/2 and gRPC included, by what a draft must bring along
@@ -98,6 +99,22 @@ async def networks(seconds: float, step: Callable[[], None], report: Report) -> 
             )
             step()
     report.table("networks", rows, "drafters of 2 to 20 ms a token; every answer equals the target's own")
+
+
+async def equal(seconds: float, step: Callable[[], None], report: Report) -> None:
+    """The barrier and the continuous loop where all drafters are alike."""
+    rows = []
+    for network in ("20 ms", "80 ms"):
+        base = 0.0
+        for arm in (ARMS[0], CONTINUOUS):
+            speeds = [EQUAL_SECONDS] * DRAFTERS
+            result = await synthetic(arm, NETWORKS[network], speeds=speeds, seconds=seconds)
+            base = base or result.goodput()
+            rows.append(
+                {"network": network, "arm": arm.name, "gain": result.goodput() / base} | _figures(result)
+            )
+            step()
+    report.table("equal", rows)
 
 
 async def ceiling(seconds: float, step: Callable[[], None], report: Report) -> None:
@@ -231,6 +248,7 @@ async def namespaces(seconds: float, step: Callable[[], None], report: Report) -
 
 PARTS = {
     "networks": (networks, len(NETWORKS) * len(ARMS)),
+    "equal": (equal, 4),
     "ceiling": (ceiling, 4),
     "straggler": (straggler, 3),
     "wire": (wire, 6),

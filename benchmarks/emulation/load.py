@@ -200,14 +200,18 @@ def idle_bytes(count: int) -> float:
     Beside their KV; prompts of 32 tokens.
     """
     settings = VerifierSettings(
-        name="idle", barrier=True, budget_tokens=4 * count, max_sequences=count, max_context_tokens=CONTEXT
+        name="idle",
+        barrier=True,
+        budget_tokens=4 * count,
+        max_sequences=count,
+        max_context_tokens=CONTEXT,
+        prefill_chunk_tokens=32 * count,
     )
     tracemalloc.start()
     ledger = Ledger(VerifierMetrics(), settings)
     engine = Engine(SyntheticTarget(count, Cost()), settings, ledger)
     opened = threading.Semaphore(0)
     client = Client("idle", "load", Account("idle", 1.0), 16, lambda frame: opened.release(len(frame.opened)))
-    engine.start()
     engine.attach(client)
     before = tracemalloc.get_traced_memory()[0]
     message = pb.Open(
@@ -216,6 +220,7 @@ def idle_bytes(count: int) -> float:
     for key in range(1, count + 1):
         message.sequence = key
         engine.open(check_open(message, client, {}, VOCABULARY, CONTEXT))
+    engine.start()
     for _ in range(count):
         assert opened.acquire(timeout=60)
     engine.stop(10)
