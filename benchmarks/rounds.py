@@ -6,7 +6,7 @@ and 0.2 ms a token, three guesses in four stand with 0.95 and one with 0.35. Dra
 two users each ask without end. Every answer is compared with the target's own, token by token.
 
     networks    the four arms over links of several kinds; gain is goodput per second over the barrier's alone
-    equal       eight drafters of 5 ms a token each: what is left of the gain where nobody is slower than others
+    equal       eight drafters of 5 ms a token each: what is left of the gain where nobody is slower
     ceiling     drafts that take no time: more than drafting ahead can gain, whatever branches it follows
     straggler   one drafter ten times slower than the others: what it costs them, what its own users get
     wire        bytes on the wire, HTTP/2 and gRPC included, by what a draft must bring along
