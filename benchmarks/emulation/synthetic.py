@@ -67,6 +67,10 @@ class _Slots:
     def scrub(self, slot: int) -> None:
         """Nothing to clean."""
 
+    def extend(self, slot: int, tokens: object) -> int:
+        """Nothing is shared: as many tokens as nobody has computed before."""
+        return 0
+
 
 class SyntheticTarget:
     """A `ServedModel` whose passes sleep as long as stated.
@@ -86,8 +90,8 @@ class SyntheticTarget:
         self._cost = cost
         self._names = np.zeros(slots, dtype=np.int64)
 
-    def acquire(self) -> int | None:
-        """Takes a slot."""
+    def acquire(self, tokens: object = None, scope: object = None) -> int | None:
+        """Takes a slot, which holds nothing of the tokens."""
         return self.cache.acquire()
 
     def release(self, slot: int) -> None:

@@ -60,8 +60,7 @@ class DraftBlock:
         """Point masses, cut into drafts that end there; the last end is the block's."""
         tokens, sizes, none = self.tokens, self.support_sizes, self.support_ids
         return [
-            DraftBlock(tokens[start:end], sizes[start:end], none, none)
-            for start, end in pairwise([0, *ends])
+            DraftBlock(tokens[start:end], sizes[start:end], none, none) for start, end in pairwise([0, *ends])
         ]
 
     def part(self, start: int, end: int) -> DraftBlock:
