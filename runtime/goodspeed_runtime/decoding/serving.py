@@ -13,10 +13,12 @@ from torch import Tensor
 
 from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.fused.weights import NotFusableError
+from goodspeed_runtime.decoding.int8 import round_in_place
 from goodspeed_runtime.decoding.kv_cache import KVCache
 from goodspeed_runtime.decoding.packed import Loaded, PackedModel
 from goodspeed_runtime.decoding.prefixes import Tokens
 from goodspeed_runtime.decoding.round import Segment
+from goodspeed_runtime.models.dtype import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def serve(
     max_rows: int,
     token_ids: npt.NDArray[np.int32] | None = None,
     batch_invariant: bool = False,
+    weights: Weights = "model",
 ) -> ServedModel:
     """Allocates what a model needs to be served.
 
@@ -68,6 +71,8 @@ def serve(
             same: what they do is in their ``token_ids``.
         batch_invariant: a sequence's logits have the same bits whatever shares its passes
             (docs/adr/0025-batch-invariance.md).
+        weights: of the linear layers but the head. With "int8" the module is changed for good; only fused
+            layers read fewer bytes for it, all others multiply by the rounded values in the model's dtype.
 
     Raises:
         UnsupportedModelError: the family cannot be served at all.
@@ -77,6 +82,8 @@ def serve(
     place = PackedModel.check(loaded, max_context).type
     try:
         if place == "cpu":
+            if weights == "int8":
+                round_in_place(loaded.module)
             return CPUModel(
                 loaded,
                 slots=slots,
@@ -95,7 +102,10 @@ def serve(
                 max_tokens=max_tokens,
                 max_rows=max_rows,
                 batch_invariant=batch_invariant,
+                weights=weights,
             )
     except NotFusableError as reason:
         logger.info("served by transformers' own layers: %s", reason)
+    if weights == "int8" and place != "cpu":
+        round_in_place(loaded.module)
     return PackedModel(loaded, slots=slots, max_context=max_context, batch_invariant=batch_invariant)

@@ -17,7 +17,7 @@ import typer
 
 from goodspeed_runtime import logs
 from goodspeed_runtime.drafter.settings import DrafterSettings, VerificationName
-from goodspeed_runtime.models.dtype import Device, DType
+from goodspeed_runtime.models.dtype import Device, DType, Weights
 from goodspeed_runtime.models.uri import ModelURI, Scheme
 from goodspeed_runtime.tenants import parse_files, parse_names
 
@@ -41,6 +41,7 @@ class _Place:
     """Where the drafter runs and listens."""
 
     dtype: DType
+    weights: Weights
     device: Device
     threads: int
     cache: Path | None
@@ -128,6 +129,13 @@ def serve(
         DType,
         typer.Option(envvar="GOODSPEED_DTYPE", help="auto is the fastest that the device multiplies itself."),
     ] = "auto",
+    weights: Annotated[
+        Weights,
+        typer.Option(
+            envvar="GOODSPEED_WEIGHTS",
+            help="Of the draft model's linear layers. int8 halves the bytes of a pass on CUDA.",
+        ),
+    ] = "model",
     device: Annotated[
         Device, typer.Option(envvar="GOODSPEED_DEVICE", help="auto is CUDA when there is one.")
     ] = "auto",
@@ -220,7 +228,9 @@ def serve(
         tenants=names,
         tenant_keys=keys,
     )
-    place = _Place(dtype, device, threads, cache, address, http_port, drain_seconds, max_context_tokens)
+    place = _Place(
+        dtype, weights, device, threads, cache, address, http_port, drain_seconds, max_context_tokens
+    )
     # Threads that spin between passes starve whoever shares the cores; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     raise typer.Exit(asyncio.run(_serve(settings, model_uri, target_uri, place)))
@@ -345,9 +355,10 @@ def _load(
         support_size=settings.support_size,
         vocabulary_size=tokenizer.vocabulary_size,
         coupled=settings.verification == "coupled",
+        weights=place.weights,
     )
     logger.info(
-        "loaded %s as %s on %s, fingerprint %s", model, loaded.dtype, loaded.device, loaded.fingerprint
+        "loaded %s as %s on %s, fingerprint %s", model, loaded.dtype, loaded.device, engine.fingerprint
     )
     return engine, tokenizer
 

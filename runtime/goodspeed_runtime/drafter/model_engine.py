@@ -19,6 +19,7 @@ from goodspeed_runtime.decoding.serving import ServedModel, serve
 from goodspeed_runtime.drafter.confidence import Calibration
 from goodspeed_runtime.drafter.engine import Draft, Job
 from goodspeed_runtime.drafter.hypothesis import Hypothesis
+from goodspeed_runtime.models.dtype import Weights, fingerprint_with
 from goodspeed_runtime.models.loading import LoadedModel
 
 PREFILL_CHUNK = 256
@@ -87,9 +88,11 @@ class ModelEngine:
         support_size: int,
         vocabulary_size: int,
         coupled: bool = False,
+        weights: Weights = "model",
     ) -> ModelEngine:
         """Allocates the KV cache of a loaded model for so many ``slots``; see `__init__` for the rest.
 
+        With ``weights`` of "int8" the module is changed for good.
         A model with fewer positions than ``max_context`` drafts as far as they go.
 
         Raises:
@@ -103,10 +106,11 @@ class ModelEngine:
             max_context=max_context,
             max_tokens=max(PREFILL_CHUNK, slots * JOINT_TOKENS),
             max_rows=slots,
+            weights=weights,
         )
         return cls(
             model,
-            loaded.fingerprint,
+            fingerprint_with(weights, loaded.fingerprint),
             max_context=max_context,
             support_size=support_size,
             vocabulary_size=vocabulary_size,

@@ -1,4 +1,4 @@
-"""Which floating-point type a model runs in when nobody says."""
+"""Which floating-point type a model runs in when nobody says, and what weights are rounded to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Weights = Literal["model", "int8"]
+"""Of linear layers: the model's own, or those rounded to int8 with a scale a row, which is another model."""
 
 _FAST_BFLOAT16 = {"amx_bf16", "avx512_bf16"}
 
@@ -35,3 +37,8 @@ def choose_dtype(dtype: DType, device: str) -> Literal["float32", "bfloat16", "f
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.startswith("cuda") else cpu_dtype(cpu_flags())
+
+
+def fingerprint_with(weights: Weights, fingerprint: str) -> str:
+    """The fingerprint of a model whose weights are rounded, given that of its files."""
+    return fingerprint if weights == "model" else f"{fingerprint}-{weights}"

@@ -8,6 +8,7 @@ graph is replayed is `model`'s concern.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import triton
 from torch import Tensor
 
 from goodspeed_runtime.decoding.fused import kernels, layout_kernels
+from goodspeed_runtime.decoding.fused.int8_products import Int8Layer, Int8Products, partial_size
 from goodspeed_runtime.decoding.fused.products import EAGER, MOST_TOKENS, PATIENT, Product, fits
 from goodspeed_runtime.decoding.fused.schedule import SPLITS, TILE, Capacity
 from goodspeed_runtime.decoding.fused.weights import DecoderWeights, LayerWeights
@@ -42,7 +44,21 @@ class Decoder:
         logits: float32 ``[capacity.rows, vocabulary]``.
     """
 
-    def __init__(self, weights: DecoderWeights, cache: KVCache, capacity: Capacity) -> None:
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        cache: KVCache,
+        capacity: Capacity,
+        int8_layers: Sequence[Int8Layer] | None = None,
+    ) -> None:
+        """Allocates every buffer.
+
+        Args:
+            weights: of the model; without matrices in its layers if those are int8.
+            cache: where keys and values go.
+            capacity: of a pass.
+            int8_layers: the layers' matrices where they are int8.
+        """
         self._weights, self._cache, self._capacity = weights, cache, capacity
         device, dtype = weights.embedding.device, weights.embedding.dtype
         sent, derived = capacity.sent(), capacity.derived()
@@ -82,17 +98,22 @@ class Decoder:
         self._chosen = buffer(capacity.rows, w.hidden)
         self.logits = buffer(capacity.rows, w.head.shape[0], kind=torch.float32)
         # Launching early needs Hopper, and pays where the products do it too.
-        self._streamed = [
-            _Streamed.of(layer, self._normed, self._attended, self._gated) for layer in w.layers
-        ]
-        self._early = bool(self._streamed) and self._streamed[0] is not None
+        inputs = (self._normed, self._attended, self._gated)
+        self._streamed: list[_Streamed | None] = []
+        self._int8: list[Int8Products] = []
+        if int8_layers is None:
+            self._streamed = [_Streamed.of(layer, *inputs) for layer in w.layers]
+            self._early = bool(self._streamed) and self._streamed[0] is not None
+        else:
+            self._early = on_cuda and torch.cuda.get_device_capability(device) >= (9, 0)
+            partial = buffer(partial_size(int8_layers), kind=torch.float32)
+            self._int8 = [Int8Products.of(x, *inputs, partial, early=self._early) for x in int8_layers]
 
     @property
     def streamed(self) -> bool:
         """Whether passes of up to `MOST_TOKENS` multiply in a way that no row's sums depend on the others."""
-        return all(self._streamed) and all(
-            layer.query_key_value_bias is None for layer in self._weights.layers
-        )
+        unbiased = all(layer.query_key_value_bias is None for layer in self._weights.layers)
+        return bool(self._int8) or (all(self._streamed) and unbiased)
 
     def begin(self, tokens: int) -> None:
         """Feeds the scheduled tokens, padded to ``tokens``, through the first layers."""
@@ -109,22 +130,28 @@ class Decoder:
     def _layers(self, tokens: int, indices: range) -> None:
         for index in indices:
             layer = self._weights.layers[index]
-            streamed = self._streamed[index] if tokens <= MOST_TOKENS else None
+            products = self._products(index, tokens)
             self._norm(tokens, layer.input_norm, add=index > 0)
-            self._project(tokens, layer, streamed)
+            self._project(tokens, layer, products)
             self._attend(tokens, index, layer)
             delta = self._delta[:tokens]
-            if streamed is None:
+            if products is None:
                 torch.mm(self._attended[:tokens], layer.output.t(), out=delta)
             else:
-                streamed.output.into(delta, tokens)
+                products.output.into(delta, tokens)
             self._norm(tokens, layer.post_norm, add=True)
-            if streamed is None:
+            if products is None:
                 self._gate(tokens, layer)
                 torch.mm(self._gated[:tokens], layer.down.t(), out=delta)
             else:
-                streamed.gate_up.into(self._gated[:tokens], tokens)
-                streamed.down.into(delta, tokens)
+                products.gate_up.into(self._gated[:tokens], tokens)
+                products.down.into(delta, tokens)
+
+    def _products(self, index: int, tokens: int) -> _Streamed | Int8Products | None:
+        """A layer's products for a pass of so many tokens; None is cuBLAS."""
+        if self._int8:
+            return self._int8[index]
+        return self._streamed[index] if tokens <= MOST_TOKENS else None
 
     def head(self, rows: int) -> None:
         """Logits of the scheduled rows, padded to ``rows``, in float32 whatever the weights are."""
@@ -176,15 +203,16 @@ class Decoder:
             both, self._gated, width, _GATE_BLOCK, self._early, launch_pdl=self._early
         )
 
-    def _project(self, tokens: int, layer: LayerWeights, streamed: _Streamed | None) -> None:
+    def _project(self, tokens: int, layer: LayerWeights, products: _Streamed | Int8Products | None) -> None:
         normed, projected = self._normed[:tokens], self._projected[:tokens]
+        # Int8 products add the bias themselves; it is not among their layers' weights.
         bias, matrix = layer.query_key_value_bias, layer.query_key_value.t()
         if bias is not None:
             torch.addmm(bias, normed, matrix, out=projected)
-        elif streamed is None:
+        elif products is None:
             torch.mm(normed, matrix, out=projected)
         else:
-            streamed.query_key_value.into(projected, tokens)
+            products.query_key_value.into(projected, tokens)
 
     def _attend(self, tokens: int, index: int, layer: LayerWeights) -> None:
         w, columns = self._weights, self.columns

@@ -17,7 +17,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
-def _after_predecessor(EARLY: tl.constexpr):
+def after_predecessor(EARLY: tl.constexpr):
+    """Lets the next kernel start, and waits until the one before has written all that it writes."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -43,7 +44,7 @@ def add_norm(
     columns = tl.arange(0, BLOCK)
     inside = columns < HIDDEN
     gain = tl.load(weight + columns, mask=inside, other=0.0)
-    _after_predecessor(EARLY)
+    after_predecessor(EARLY)
     at = token * HIDDEN + columns
     dtype = residual.dtype.element_ty
     value = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
@@ -95,7 +96,7 @@ def rotate_and_store(
     cos = tl.load(cosine + angle).to(tl.float32)[None, :]
     sin = tl.load(sine + angle).to(tl.float32)[None, :]
     row = tl.load(rows + token).to(tl.int64)
-    _after_predecessor(EARLY)
+    after_predecessor(EARLY)
     source = projected + (token * every + heads[:, None]) * size + lanes[None, :]
     low = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
@@ -129,7 +130,7 @@ def rotate_and_store(
 
 
 @triton.jit
-def _fetch(places, count):
+def fetch(places, count):
     """Asks for ``count`` values from each place on into the L2 cache."""
     width = count * (places.dtype.element_ty.primitive_bitwidth // 8)
     tl.inline_asm_elementwise(
@@ -211,9 +212,9 @@ def attend(
         if EARLY and item == tl.program_id(0):
             # What earlier passes wrote need not wait for this one's queries.
             spots = tl.minimum(begin + tl.arange(0, FETCHED), end - 1).to(tl.int64)
-            _fetch(keys + base + spots * (KV_HEADS * SIZE), SIZE)
-            _fetch(values + base + spots * (KV_HEADS * SIZE), SIZE)
-        _after_predecessor(EARLY)
+            fetch(keys + base + spots * (KV_HEADS * SIZE), SIZE)
+            fetch(values + base + spots * (KV_HEADS * SIZE), SIZE)
+        after_predecessor(EARLY)
         q = tl.load(query + place, mask=here[:, None], other=0.0)
         largest = tl.full((lines,), float("-inf"), tl.float32)
         total = tl.zeros((lines,), tl.float32)
@@ -273,7 +274,7 @@ def combine(
     first = tl.load(token_pair + token).to(tl.int64)
     splits = tl.load(token_splits + token)
     spot = (first * KV_HEADS + head) * lines + tl.load(token_line + token) * GROUP + member
-    _after_predecessor(EARLY)
+    after_predecessor(EARLY)
     largest = tl.full((GROUP,), float("-inf"), tl.float32)
     total = tl.zeros((GROUP,), tl.float32)
     sums = tl.zeros((GROUP, SIZE), tl.float32)
@@ -298,7 +299,7 @@ def gate(both, gated, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.conste
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < WIDTH
-    _after_predecessor(EARLY)
+    after_predecessor(EARLY)
     value = tl.load(both + token * 2 * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(both + token * 2 * WIDTH + WIDTH + columns, mask=inside, other=0.0)
     # Rounded where the plain model rounds, so that both see the same activations.

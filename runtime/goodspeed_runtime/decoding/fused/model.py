@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.fused.decoder import Decoder
+from goodspeed_runtime.decoding.fused.int8_products import quantised
 from goodspeed_runtime.decoding.fused.products import MOST_TOKENS
 from goodspeed_runtime.decoding.fused.schedule import Capacity, describe
 from goodspeed_runtime.decoding.fused.weights import take_apart
@@ -26,6 +27,7 @@ from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded
 from goodspeed_runtime.decoding.round import Segment, check_segments
 from goodspeed_runtime.decoding.tiles import tiles
+from goodspeed_runtime.models.dtype import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ def sizes_up_to(limit: int) -> list[int]:
 class FusedModel:
     """Same contract as `PackedModel`, for models that `weights.take_apart` accepts.
 
-    Not for several threads at once. The module's weights are shared, its forward pass
-    still works.
+    Not for several threads at once. The module's weights are shared and its forward pass
+    still works, unless they are rounded to int8: then its linear layers are given up.
 
     Attributes:
         cache: keys and values; slots are acquired, released and rolled back there.
@@ -62,6 +64,7 @@ class FusedModel:
         max_tokens: int,
         max_rows: int,
         batch_invariant: bool = False,
+        weights: Weights = "model",
     ) -> None:
         """Allocates the cache and buffers and captures the graphs.
 
@@ -72,19 +75,24 @@ class FusedModel:
             max_tokens: most tokens in one pass.
             max_rows: most rows of logits in one pass.
             batch_invariant: a sequence's logits have the same bits whatever shares its passes.
+            weights: of the layers, as the model has them or rounded to int8.
 
         Raises:
             NotFusableError: the general path has to run this model.
         """
-        weights = take_apart(loaded.module, max_context)
-        self.device = weights.embedding.device
-        self.vocabulary_size = weights.embedding.shape[0]
+        int8_layers = None
+        if weights == "int8":
+            parts, int8_layers = quantised(loaded.module, max_context)
+        else:
+            parts = take_apart(loaded.module, max_context)
+        self.device = parts.embedding.device
+        self.vocabulary_size = parts.embedding.shape[0]
         self.token_ids: npt.NDArray[np.int32] | None = None
         self.cache = KVCache(
-            [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(weights.layers),
+            [LayerShape(parts.kv_heads, parts.head_size, parts.head_size)] * len(parts.layers),
             slots=slots,
             max_context=max_context,
-            dtype=weights.embedding.dtype,
+            dtype=parts.embedding.dtype,
             device=self.device,
         )
         self.acquire, self.release = self.cache.acquire, self.cache.release
@@ -93,7 +101,7 @@ class FusedModel:
         if self._tile is not None:
             max_tokens, max_rows = self._tile, min(max_rows, self._tile)
         self._capacity = Capacity(max_tokens, max_rows, slots, max_context)
-        self._decoder = Decoder(weights, self.cache, self._capacity)
+        self._decoder = Decoder(parts, self.cache, self._capacity, int8_layers)
         # Products of our own add up in one order whatever their rows, cuBLAS only for as many of them.
         free = self._tile is None or self._decoder.streamed
         self._sizes = sizes_up_to(max_tokens) if free else [max_tokens]

@@ -1,0 +1,308 @@
+"""Matrix products by int8 weights: half the bytes of a pass, on any card that Triton compiles for.
+
+How a matrix is divided, and so what is added in which order, depends on its shape and the
+card alone. Passes of a few tokens divide the depth among programs and add up afterwards;
+in larger ones a program adds up by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goodspeed_runtime.decoding.fused import int8_kernels
+from goodspeed_runtime.decoding.fused.weights import (
+    DecoderWeights,
+    LayerWeights,
+    NotFusableError,
+    take_apart,
+)
+from goodspeed_runtime.decoding.int8 import Int8Matrix
+
+DTYPES = (torch.bfloat16, torch.float16)
+"""Of inputs: what int8 becomes exactly, and a matrix unit multiplies."""
+FEW_TOKENS = 96
+"""Most tokens of a pass that is bound by the bytes of the weights."""
+_ROWS, _STEP = 128, 128
+_USUAL_TOKENS = 80
+_MOST_SPLIT = 8
+_LEAST_STEPS = 4
+"""Steps of a part of the depth, at least: below that adding up costs more than another program saves."""
+_TILE_TOKENS = 128
+_FETCHED = 256
+"""Bytes of each row of weights that a program asks for before its inputs exist."""
+_COLLECT_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a product is divided among programs.
+
+    Attributes:
+        rows: of the weights in a tile, gates and what they gate together.
+        step: of the depth, a multiple of 16 that divides the kernels' grain.
+        split: parts of the depth; the only one of these numbers that results depend on.
+        warps: of a program.
+        stages: of weights and inputs that are on their way.
+    """
+
+    rows: int = _ROWS
+    step: int = _STEP
+    split: int = 1
+    warps: int = 4
+    stages: int = 3
+
+    @classmethod
+    def of(cls, width: int, depth: int, processors: int, *, gated: bool) -> Tiling:
+        """For few tokens: the multiprocessor with the most work has as little as may be.
+
+        Args:
+            width: rows of the weights.
+            depth: columns of the weights.
+            processors: multiprocessors of the card.
+            gated: the depth must stay whole, since what follows is not linear.
+        """
+        tiles, steps = _divided(width, _ROWS), _divided(depth, _STEP)
+        most = 1 if gated else max(1, min(_MOST_SPLIT, steps // _LEAST_STEPS))
+
+        def cost(split: int) -> float:
+            # Bytes: weights, bfloat16 inputs, and float32 sums that are written and read again.
+            busiest = _divided(tiles * split, processors) * _divided(steps, split) * _STEP
+            exchanged = 0 if split == 1 else 8 * split * width * _USUAL_TOKENS / processors
+            return busiest * (_ROWS + 2 * _USUAL_TOKENS) + exchanged
+
+        return cls(split=min(range(1, most + 1), key=cost))
+
+    @property
+    def large(self) -> Tiling:
+        """The same sums for many tokens, where arithmetic binds."""
+        return replace(self, step=64, warps=8)
+
+
+def _divided(value: int, by: int) -> int:
+    """Rounded up."""
+    return -(-value // by)
+
+
+def blocks(tokens: int) -> tuple[int, int]:
+    """Two powers of two, the second maybe 0, that hold so many tokens together with the least padding.
+
+    The matrix unit takes 16 at least. More than `FEW_TOKENS` are divided into tiles.
+    """
+    if tokens > FEW_TOKENS:
+        return _TILE_TOKENS, 0
+    padded = _divided(tokens, 16) * 16
+    few = 1 << (padded.bit_length() - 1)
+    return few, 1 << (padded - few - 1).bit_length() if padded > few else 0
+
+
+class Int8Product:
+    """One int8 matrix and its inputs."""
+
+    def __init__(
+        self,
+        matrix: Int8Matrix,
+        inputs: Tensor,
+        partial: Tensor,
+        *,
+        bias: Tensor | None = None,
+        gated: bool = False,
+        tiling: Tiling | None = None,
+        early: bool = False,
+    ) -> None:
+        """Decides how the product is divided.
+
+        Args:
+            matrix: ``[width, depth]``.
+            inputs: ``[most tokens, depth]``, contiguous, of one of `DTYPES`.
+            partial: float32, `partial_size` of all that share it; no two products may run at once.
+            bias: ``[width]``.
+            gated: the first half of the rows is a gate for the second: silu(gate) * up comes out.
+            tiling: without one, `Tiling.of` the shape.
+            early: start while the kernel before still runs; its card must be of Hopper's kind or newer.
+        """
+        self._matrix, self._inputs, self._bias, self._gated = matrix, inputs, bias, gated
+        self._partial, self._early = partial, early
+        depth = matrix.values.shape[1]
+        self._tiling = tiling or tiling_of(matrix, gated=gated)
+        part = depth // self._tiling.split
+        # The copy engine takes multiples of 16 bytes.
+        self._fetched = min(_FETCHED, part // 16 * 16) if depth % 16 == 0 else 0
+
+    def into(self, out: Tensor, tokens: int) -> None:
+        """Launches inputs times transposed weights, plus bias, for the first ``tokens`` inputs.
+
+        Args:
+            out: ``[tokens, width]``, or ``[tokens, width / 2]`` if gated; contiguous, of the inputs' dtype.
+            tokens: any number of them.
+        """
+        width, depth = self._matrix.values.shape
+        few, more = blocks(tokens)
+        large = tokens > FEW_TOKENS
+        tiling = self._tiling.large if large else self._tiling
+        apart = tiling.split > 1 and not large
+        rows = tiling.rows // 2 if self._gated else tiling.rows
+        options: dict[str, Any] = {"launch_pdl": True} if self._early else {}
+        grid = (
+            _divided(tokens, few + more),
+            _divided(width // 2 if self._gated else width, rows),
+            tiling.split if apart else 1,
+        )
+        bias = self._matrix.scales if self._bias is None else self._bias
+        int8_kernels.multiply[grid](
+            self._inputs,
+            self._matrix.values,
+            self._matrix.scales,
+            bias,
+            out,
+            self._partial,
+            tokens,
+            width,
+            depth,
+            rows,
+            tiling.step,
+            tiling.split,
+            few,
+            more,
+            apart,
+            self._gated,
+            self._bias is not None,
+            depth % tiling.step == 0,
+            tiling.stages,
+            # Tiles of tokens read the same weights one soon after another.
+            "" if large else "evict_first",
+            0 if large else self._fetched,
+            self._early,
+            num_warps=tiling.warps,
+            **options,
+        )
+        if apart:
+            int8_kernels.collect[(tokens, _divided(width, _COLLECT_BLOCK))](
+                self._partial,
+                self._matrix.scales,
+                bias,
+                out,
+                tokens,
+                width,
+                tiling.split,
+                _COLLECT_BLOCK,
+                self._bias is not None,
+                self._early,
+                num_warps=4,
+                **options,
+            )
+
+
+def tiling_of(matrix: Int8Matrix, *, gated: bool) -> Tiling:
+    """`Tiling.of` a matrix on its card."""
+    device = matrix.values.device
+    on_cuda = device.type == "cuda"
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if on_cuda else 4
+    width, depth = matrix.values.shape
+    return Tiling.of(width, depth, processors, gated=gated)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Layer:
+    """The matrices of one layer, as `LayerWeights` names them."""
+
+    query_key_value: Int8Matrix
+    query_key_value_bias: Tensor | None
+    output: Int8Matrix
+    gate_up: Int8Matrix
+    down: Int8Matrix
+
+    @property
+    def partial_size(self) -> int:
+        """Float32 numbers that its products need for sums of parts."""
+        return max(
+            tiling_of(matrix, gated=matrix is self.gate_up).split * FEW_TOKENS * matrix.scales.numel()
+            for matrix in (self.query_key_value, self.output, self.gate_up, self.down)
+        )
+
+
+def quantised(module: Any, positions: int) -> tuple[DecoderWeights, list[Int8Layer]]:
+    """Takes a model apart and rounds its layers' matrices, one layer after the other.
+
+    Args:
+        module: as for `take_apart`. Its linear layers are empty afterwards, but for the head: it cannot be
+            run any more.
+        positions: as for `take_apart`.
+
+    Returns:
+        What is not rounded, with matrices of no rows in its layers, and the layers' int8 matrices.
+
+    Raises:
+        NotFusableError: as `take_apart` does, and for a dtype that is not among `DTYPES`. The module is
+            untouched.
+    """
+    dtype = next(module.parameters()).dtype
+    if dtype not in DTYPES:
+        raise NotFusableError(f"int8 weights are multiplied by bfloat16 or float16, not by {dtype}")
+    weights = take_apart(module, positions)
+    layers, rest, rounded = list(weights.layers), [], []
+    # Nothing else may hold a layer while the next one is rounded.
+    weights = replace(weights, layers=())
+    for part in module.model.layers:
+        layer = layers.pop(0)
+        for linear in part.modules():
+            if isinstance(linear, nn.Linear):
+                linear.weight.data = linear.weight.new_empty(0)
+        rest.append(_emptied(layer))
+        rounded.append(_rounded(layer))
+    return replace(weights, layers=rest), rounded
+
+
+def _rounded(layer: LayerWeights) -> Int8Layer:
+    return Int8Layer(
+        Int8Matrix.of(layer.query_key_value),
+        layer.query_key_value_bias,
+        Int8Matrix.of(layer.output),
+        Int8Matrix.of(layer.gate_up),
+        Int8Matrix.of(layer.down),
+    )
+
+
+def _emptied(layer: LayerWeights) -> LayerWeights:
+    none = layer.output.new_empty(0)
+    return replace(
+        layer, query_key_value=none, query_key_value_bias=None, output=none, gate_up=none, down=none
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Products:
+    """The products of one layer, for passes of any size."""
+
+    query_key_value: Int8Product
+    output: Int8Product
+    gate_up: Int8Product
+    down: Int8Product
+
+    @classmethod
+    def of(
+        cls,
+        layer: Int8Layer,
+        normed: Tensor,
+        attended: Tensor,
+        gated: Tensor,
+        partial: Tensor,
+        *,
+        early: bool,
+    ) -> Int8Products:
+        """Binds a layer's matrices to the buffers of their inputs."""
+        return cls(
+            Int8Product(layer.query_key_value, normed, partial, bias=layer.query_key_value_bias, early=early),
+            Int8Product(layer.output, attended, partial, early=early),
+            Int8Product(layer.gate_up, normed, partial, gated=True, early=early),
+            Int8Product(layer.down, gated, partial, early=early),
+        )
+
+
+def partial_size(layers: Sequence[Int8Layer]) -> int:
+    """Float32 numbers that the products of all layers need, one after the other."""
+    return max(layer.partial_size for layer in layers)
