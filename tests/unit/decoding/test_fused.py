@@ -1,5 +1,6 @@
 """The fused layers give every sequence the plain model's logits, and the fused test the same verdicts."""
 
+import copy
 import warnings
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from goodspeed_runtime.decoding.int8 import round_in_place, rounded_linears
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request, verify, verify_by_parts
@@ -108,6 +110,46 @@ def test_any_mix_of_prefills_drafts_and_rollbacks_gives_the_plain_models_logits(
         logits, want = model.forward(segments), torch.cat(expected)
         assert ((logits - want).norm() <= error * want.norm()).all()
         assert model.lengths == [len(held[slot]) for slot in range(SLOTS)]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.08), (torch.bfloat16, 0.25)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_weights_give_the_logits_of_the_model_with_those_weights(family, dtype, error):
+    unrounded = build(family)
+    plain = copy.deepcopy(unrounded)
+    round_in_place(plain)
+    model = fused(build(family, dtype), weights="int8")
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, 600).tolist()
+    fed, apart, unlike, size = 0, 0.0, 0.0, 0.0
+    for count in (450, 97, 40, 5, 1):
+        logits = model.forward([Segment(0, fed, tokens[fed : fed + count], min(count, 8))])
+        fed += count
+        want, other = (alone(module, tokens[:fed], min(count, 8)) for module in (plain, unrounded))
+        apart += float((logits - want).square().sum())
+        unlike += float((logits - other).square().sum())
+        size += float(want.square().sum())
+    assert apart <= error**2 * size
+    # In float16 what is left is less than what rounding the weights does; bfloat16 hides that.
+    assert dtype == torch.bfloat16 or apart <= 0.4 * unlike
+
+
+def test_int8_weights_leave_no_other_copy_of_the_matrices():
+    module = build("Llama", torch.bfloat16)
+    fused(module, weights="int8")
+    assert sum(linear.weight.numel() for linear in rounded_linears(module)) == 0
+
+
+def test_by_int8_weights_a_sequence_gets_the_same_bits_whoever_shares_the_pass():
+    model = fused(build("Qwen3", torch.bfloat16), weights="int8")
+    tokens = np.random.default_rng(4).integers(0, VOCABULARY, 300).tolist()
+    model.forward([Segment(0, 0, tokens[:295], 0)])
+    mine = Segment(0, 295, tokens[295:], 5)
+    first = model.forward([mine]).clone()
+    for others in (1, 30, 90, 400):
+        model.lengths[0] = 295
+        again = model.forward([Segment(1, 0, (tokens * 2)[:others], 0), mine])
+        model.lengths[1] = 0
+        assert torch.equal(first, again), others
 
 
 def test_what_shares_the_pass_does_not_change_how_a_sequence_attends():

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goodspeed_runtime.decoding.fused import int8_kernels
 from goodspeed_runtime.decoding.fused.weights import (
     DecoderWeights,
     LayerWeights,
@@ -140,6 +139,9 @@ class Int8Product:
             out: ``[tokens, width]``, or ``[tokens, width / 2]`` if gated; contiguous, of the inputs' dtype.
             tokens: any number of them.
         """
+        # Triton comes with CUDA builds of torch only.
+        from goodspeed_runtime.decoding.fused import int8_kernels
+
         width, depth = self._matrix.values.shape
         few, more = blocks(tokens)
         large = tokens > FEW_TOKENS
