@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import llama
 
 from goodspeed_runtime.decoding.fused.int8_products import (
     FEW_TOKENS,
@@ -14,7 +15,7 @@ from goodspeed_runtime.decoding.fused.int8_products import (
     tiling_of,
 )
 from goodspeed_runtime.decoding.fused.weights import NotFusableError
-from goodspeed_runtime.decoding.int8 import Int8Matrix
+from goodspeed_runtime.decoding.int8 import Int8Matrix, rounded_linears
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 # Widths and depths: of the 8b and 14b shapes, whole and broken tiles, depths that no step divides.
@@ -56,6 +57,25 @@ def test_inputs_that_no_matrix_unit_takes_are_refused_before_the_module_is_touch
     with pytest.raises(NotFusableError, match="bfloat16 or float16"):
         quantised(module, 16)
     assert module.weight.shape == (4, 4)
+
+
+def test_a_module_gives_up_the_matrices_that_are_rounded():
+    module = llama(vocabulary=20).module.bfloat16()
+    query, key, value, output, gate, up, down = (
+        linear.weight.clone() for linear in list(rounded_linears(module))[:7]
+    )
+    weights, layers = quantised(module, 16)
+    first = layers[0]
+    for matrix, expected in (
+        (first.query_key_value, torch.cat((query, key, value))),
+        (first.output, output),
+        (first.gate_up, torch.cat((gate, up))),
+        (first.down, down),
+    ):
+        torch.testing.assert_close(matrix.dequantised(), expected.float(), atol=0.01, rtol=0)
+    assert sum(linear.weight.numel() for linear in rounded_linears(module)) == 0
+    assert sum(layer.query_key_value.numel() + layer.down.numel() for layer in weights.layers) == 0
+    assert len(weights.layers) == len(layers)
 
 
 def operands(width, depth, tokens, dtype=torch.bfloat16):

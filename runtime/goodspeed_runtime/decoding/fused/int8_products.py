@@ -251,11 +251,11 @@ def quantised(module: Any, positions: int) -> tuple[DecoderWeights, list[Int8Lay
     weights = replace(weights, layers=())
     for part in module.model.layers:
         layer = layers.pop(0)
+        rounded.append(_rounded(layer))
+        rest.append(_emptied(layer))
         for linear in part.modules():
             if isinstance(linear, nn.Linear):
                 linear.weight.data = linear.weight.new_empty(0)
-        rest.append(_emptied(layer))
-        rounded.append(_rounded(layer))
     return replace(weights, layers=rest), rounded
 
 
