@@ -10,7 +10,7 @@ read once, at the bandwidth of a large device-to-device copy measured in this ru
 Beside it stands the arithmetic of the matrix products at the rate of a large one
 measured in this run: where it is the longer, bandwidth is not what binds.
 
-    python benchmarks/gpu_verifier.py --shape 8b --json build/gpu_verifier.json
+    python benchmarks/gpu_verifier.py --shape 8b [--weights int8] --json build/gpu_verifier.json
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from rich.table import Table
 
 from goodspeed_runtime.decoding.fused.judging import launch
 from goodspeed_runtime.decoding.fused.model import FusedModel
+from goodspeed_runtime.decoding.int8 import rounded_linears
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request
+from goodspeed_runtime.models.dtype import Weights
 from goodspeed_runtime.protocol.wire import DraftBlock
 from random_model import SHAPES, random_module
 
@@ -101,10 +103,16 @@ def product_rate() -> float:
 
 
 @torch.inference_mode()
-def build(shape: str, max_context: int, max_sequences: int, max_drafted: int) -> tuple[FusedModel, int]:
-    """The model with a full cache, and the bytes of weights that every pass reads."""
+def build(
+    shape: str, weights: Weights, max_context: int, max_sequences: int, max_drafted: int
+) -> tuple[FusedModel, int, int]:
+    """The model with a full cache, the weights that every pass multiplies by, and their bytes."""
     module = random_module(shape, "cuda")
-    read = sum(p.numel() * 2 for name, p in module.named_parameters() if "embed_tokens" not in name)
+    count = sum(p.numel() for name, p in module.named_parameters() if "embed_tokens" not in name)
+    read = 2 * count
+    if weights == "int8":
+        # A byte a weight in place of two, and a float32 scale a row.
+        read -= sum(linear.weight.numel() - 4 * linear.out_features for linear in rounded_linears(module))
     tokens = max_sequences * (max_drafted + 1)
     model = FusedModel(
         SimpleNamespace(module=module),
@@ -112,12 +120,13 @@ def build(shape: str, max_context: int, max_sequences: int, max_drafted: int) ->
         max_context=max_context,
         max_tokens=tokens,
         max_rows=tokens,
+        weights=weights,
     )
     for places in (*model.cache.keys, *model.cache.values):
         places.normal_()
     for _ in range(max_sequences):
         model.acquire()
-    return model, read
+    return model, count, read
 
 
 class Rounds:
@@ -177,6 +186,7 @@ class Rounds:
 def measure(
     model: FusedModel,
     weights: int,
+    weight_bytes: int,
     bandwidth: float,
     rate: float,
     cell: tuple[int, int, int],
@@ -199,7 +209,7 @@ def measure(
         rounds.round(index)
         seconds.append(time.perf_counter() - start)
     layers = len(model.cache.keys)
-    read = weights + sequences * context * layers * KV_HEADS * HEAD_SIZE * 2 * 2
+    read = weight_bytes + sequences * context * layers * KV_HEADS * HEAD_SIZE * 2 * 2
     median, floor = statistics.median(seconds), read / bandwidth
     return Row(
         *cell,
@@ -207,7 +217,7 @@ def measure(
         round_ms=1e3 * median,
         p95_round_ms=1e3 * float(np.quantile(seconds, 0.95)),
         floor_ms=1e3 * floor,
-        arithmetic_ms=1e3 * weights * sequences * (drafted + 1) / rate,
+        arithmetic_ms=2e3 * weights * sequences * (drafted + 1) / rate,
         ratio=median / floor,
         device_idle=max(0.0, 1 - rounds.busy() / median),
         host_ms=1e3 * (sum(seconds) - rounds.waited) / ROUNDS,
@@ -222,6 +232,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=("8b", "14b"), default="8b")
+    parser.add_argument("--weights", choices=("model", "int8"), default="model", help="of linear layers")
     parser.add_argument("--acceptance", type=float, default=0.8, help="of the synthetic coin")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
@@ -231,16 +242,19 @@ def main() -> None:
     bandwidth, rate = copy_bandwidth(), product_rate()
     # The larger shape leaves no room for long contexts of many sequences on 80 GB.
     grid = [cell for cell in GRID if options.shape == "8b" or cell[2] <= 1024]
-    model, weights = build(options.shape, max(c for _, _, c in grid), max(s for s, _, _ in grid), 8)
-    rows = [measure(model, weights, bandwidth, rate, cell, "greedy", options.acceptance) for cell in grid]
+    model, *weights = build(
+        options.shape, options.weights, max(c for _, _, c in grid), max(s for s, _, _ in grid), 8
+    )
+    rows = [measure(model, *weights, bandwidth, rate, cell, "greedy", options.acceptance) for cell in grid]
     rows += [
-        measure(model, weights, bandwidth, rate, (sequences, 4, 1024), sampling, options.acceptance)
+        measure(model, *weights, bandwidth, rate, (sequences, 4, 1024), sampling, options.acceptance)
         for sequences in (16, 64)
         for sampling in ("temperature 1", "top-p 0.9")
     ]
     alone = {(r.sequences, r.context): r.committed_per_second for r in rows if r.drafted == 0}
+    precision = "bf16" if options.weights == "model" else "int8 weights"
     table = Table(
-        title=f"Qwen3-{options.shape} shape, bf16, {torch.cuda.get_device_name()}, "
+        title=f"Qwen3-{options.shape} shape, {precision}, {torch.cuda.get_device_name()}, "
         f"copy {bandwidth / 1e9:.0f} GB/s, products {rate / 1e12:.0f} TFLOP/s"
     )
     for name in Row.__annotations__:
@@ -256,6 +270,7 @@ def main() -> None:
                 {
                     "device": torch.cuda.get_device_name(),
                     "shape": options.shape,
+                    "weights": options.weights,
                     "copy_bytes_per_second": bandwidth,
                     "product_operations_per_second": rate,
                     "acceptance": options.acceptance,

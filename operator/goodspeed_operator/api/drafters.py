@@ -10,7 +10,7 @@ from goodspeed_operator.api.model_uri import DrafterURI
 from goodspeed_operator.api.part import Checked, Rule
 from goodspeed_operator.api.pods import Pods
 from goodspeed_operator.api.scalars import LABEL_PATTERN, least
-from goodspeed_operator.api.target import DType
+from goodspeed_operator.api.target import DType, Weights
 
 LONGEST_POOL_NAME = 26
 
@@ -70,6 +70,8 @@ class DrafterPool(Pods):
     """Where the draft model comes from: hf://, pvc://, file://, pypi://, builtin:// or ngram://."""
     dtype: DType = "auto"
     """Number format; auto takes the fastest that the hardware does well."""
+    weights: Weights = "model"
+    """Of linear layers: the model's, or those rounded to int8, half the bytes to read on a GPU."""
     replicas: Replicas = 1
     """How many drafters to start with; with scaling External, whoever scales the Deployment decides."""
     min_replicas: Replicas | None = None

@@ -12,6 +12,7 @@ from goodspeed_operator.api.placement import SecretKey
 from goodspeed_operator.api.scalars import AbsolutePath, ObjectName, Quantity
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Weights = Literal["model", "int8"]
 ServedName = Annotated[
     str, StringConstraints(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]*$")
 ]
@@ -26,6 +27,9 @@ class Target(Part):
     """The name that requests use; without one, the last part of the model's URI."""
     dtype: DType = "auto"
     """Number format; auto takes the fastest that the hardware does well."""
+    weights: Weights = "model"
+    """Of linear layers: the model's, or those rounded to int8, half the bytes to read on a GPU and a slightly
+    different target."""
     max_context_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
     """Longest prompt and answer together, in tokens."""
 

@@ -156,7 +156,8 @@ async def _check(
     spec = cluster.spec
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "goodspeed_runtime.decoding.reference",
-        "--model", spec.target.model, "--dtype", spec.target.dtype, "--device", spec.verifier.device,
+        "--model", spec.target.model, "--dtype", spec.target.dtype, "--weights", spec.target.weights,
+        "--device", spec.verifier.device,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         # Threads that spin between passes come to a crawl as soon as anything else wants the cores.

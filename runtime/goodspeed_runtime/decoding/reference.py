@@ -24,7 +24,8 @@ from rich.progress import track
 from torch import Tensor
 from transformers import DynamicCache
 
-from goodspeed_runtime.models.dtype import Device, DType
+from goodspeed_runtime.decoding.int8 import round_in_place
+from goodspeed_runtime.models.dtype import Device, DType, Weights
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI
 
@@ -125,6 +126,7 @@ def _parse(number: int, line: str) -> dict[str, Any]:
 def main(
     model: Annotated[str, typer.Option(help="Model URI of the target, as the verifier was given.")],
     dtype: Annotated[DType, typer.Option(help="The verifier's.")] = "auto",
+    weights: Annotated[Weights, typer.Option(help="The verifier's.")] = "model",
     device: Annotated[Device, typer.Option(help="Where to run.")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="Model cache folder.", envvar="GOODSPEED_CACHE")] = None,
 ) -> None:
@@ -136,6 +138,8 @@ def main(
     """
     answers = [_parse(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     loaded = load_model(ModelURI.parse(model), dtype=dtype, device=device, cache=cache)
+    if weights == "int8":
+        round_in_place(loaded.module)
     reference = Reference(loaded)
     wrong = False
     for answer in track(answers, "Comparing with the target alone", console=Console(stderr=True)):

@@ -1,4 +1,4 @@
-"""Weights rounded to int8 stay near the model's, the head stays, and all paths serve one and the same model."""
+"""Weights rounded to int8 stay near the model's, the head stays, all paths serve the same rounded model."""
 
 import copy
 from types import SimpleNamespace

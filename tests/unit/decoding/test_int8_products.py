@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import llama
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from goodspeed_runtime.decoding.fused.int8_products import (
     FEW_TOKENS,
@@ -60,7 +60,10 @@ def test_inputs_that_no_matrix_unit_takes_are_refused_before_the_module_is_touch
 
 
 def test_a_module_gives_up_the_matrices_that_are_rounded():
-    module = llama(vocabulary=20).module.bfloat16()
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    module = LlamaForCausalLM(config).eval().bfloat16()
     query, key, value, output, gate, up, down = (
         linear.weight.clone() for linear in list(rounded_linears(module))[:7]
     )
