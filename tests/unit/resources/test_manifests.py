@@ -352,7 +352,7 @@ def test_a_tenants_weight_is_the_verifiers_to_know_and_rolls_no_drafter() -> Non
 
 
 def test_what_servers_are_told_is_what_their_command_lines_take() -> None:
-    drafters = [{"name": "p", "model": "ngram://", "draftAhead": False}]
+    drafters = [{"name": "p", "model": "ngram://", "draftAhead": False, "weights": "int8"}]
     verifier = {"verification": "coupled", "barrier": True}
     cluster = quickstart(drafters=drafters, verifier=verifier, tenants=KEYED)
     name = f"quickstart-verifier-{revision_of(cluster.spec.target)}"
@@ -360,6 +360,7 @@ def test_what_servers_are_told_is_what_their_command_lines_take() -> None:
     assert (told["GOODSPEED_VERIFICATION"], told["GOODSPEED_BARRIER"]) == ("coupled", "true")
     pool = one(desired(cluster), "ConfigMap", "quickstart-p")["data"]
     assert (pool["GOODSPEED_VERIFICATION"], pool["GOODSPEED_DRAFT_AHEAD"]) == ("coupled", "false")
+    assert (told["GOODSPEED_WEIGHTS"], pool["GOODSPEED_WEIGHTS"]) == ("model", "int8")
     assert parse_weights(told["GOODSPEED_TENANTS"]) == (("gold", 2.0), ("silver", 0.5))
     names = parse_names(pool["GOODSPEED_TENANTS"])
     assert [name for name, _ in parse_files(pool["GOODSPEED_TENANT_KEYS"], names)] == ["gold", "silver"]
