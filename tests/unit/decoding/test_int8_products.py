@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from goodspeed_runtime.decoding.fused.int8_products import (
     FEW_TOKENS,
     Int8Product,
+    PackedMatrix,
     Tiling,
     blocks,
     quantised,
@@ -59,6 +60,17 @@ def test_inputs_that_no_matrix_unit_takes_are_refused_before_the_module_is_touch
     assert module.weight.shape == (4, 4)
 
 
+@given(st.integers(1, 5), st.integers(1, 300))
+def test_each_byte_of_a_step_of_words_is_a_quarter_of_its_columns(rows, depth):
+    values = torch.randint(-127, 128, (rows, depth)).to(torch.int8)
+    packed = PackedMatrix.of(Int8Matrix(values, torch.ones(rows)))
+    columns = torch.arange(depth)
+    words = packed.words[:, columns // 128 * 32 + columns % 32].long()
+    found = (words >> (8 * (columns % 128 // 32))) & 0xFF
+    assert torch.equal(found, values.long() & 0xFF)
+    assert packed.words.view(torch.int8).count_nonzero() == values.count_nonzero()
+
+
 def test_a_module_gives_up_the_matrices_that_are_rounded():
     config = LlamaConfig(
         vocab_size=20, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
@@ -75,7 +87,9 @@ def test_a_module_gives_up_the_matrices_that_are_rounded():
         (first.gate_up, torch.cat((gate, up))),
         (first.down, down),
     ):
-        torch.testing.assert_close(matrix.dequantised(), expected.float(), atol=0.01, rtol=0)
+        rounded = PackedMatrix.of(Int8Matrix.of(expected))
+        assert torch.equal(matrix.words, rounded.words)
+        assert torch.equal(matrix.scales, rounded.scales)
     assert sum(linear.weight.numel() for linear in rounded_linears(module)) == 0
     assert sum(layer.query_key_value.numel() + layer.down.numel() for layer in weights.layers) == 0
     assert len(weights.layers) == len(layers)
@@ -91,6 +105,7 @@ def operands(width, depth, tokens, dtype=torch.bfloat16):
 
 def product(matrix, inputs, tokens, *, gated=False, **options):
     width = matrix.values.shape[0]
+    matrix = PackedMatrix.of(matrix)
     size = tiling_of(matrix, gated=gated).split * FEW_TOKENS * width
     partial = torch.full((size,), float("nan"), device="cuda")
     out = torch.full(
@@ -164,6 +179,7 @@ def test_a_captured_product_gives_the_same_again():
     matrix, inputs, _ = operands(4096, 4096, 40)
     expected = product(matrix, inputs, 40)
     out = torch.zeros_like(expected)
+    matrix = PackedMatrix.of(matrix)
     partial = torch.zeros(tiling_of(matrix, gated=False).split * FEW_TOKENS * 4096, device="cuda")
     captured = Int8Product(matrix, inputs, partial)
     captured.into(out, 40)

@@ -27,13 +27,16 @@ DTYPES = (torch.bfloat16, torch.float16)
 FEW_TOKENS = 96
 """Most tokens of a pass that is bound by the bytes of the weights."""
 _ROWS, _STEP = 128, 128
+"""Of a tile of weights; the kernels' own step."""
 _USUAL_TOKENS = 80
 _MOST_SPLIT = 8
 _LEAST_STEPS = 4
 """Steps of a part of the depth, at least: below that adding up costs more than another program saves."""
 _TILE_TOKENS = 128
-_FETCHED = 256
-"""Bytes of each row of weights that a program asks for before its inputs exist."""
+_LARGE_TILE_BYTES = 160 * 1024
+"""Of shared memory, for three stages of a tile of many tokens; two do with less."""
+_FETCHED_STEPS = 2
+"""Of each row of weights: what a program asks for before its inputs exist."""
 _COLLECT_BLOCK = 1024
 
 
@@ -43,14 +46,12 @@ class Tiling:
 
     Attributes:
         rows: of the weights in a tile, gates and what they gate together.
-        step: of the depth, a multiple of 16 that divides the kernels' grain.
         split: parts of the depth; the only one of these numbers that results depend on.
         warps: of a program.
         stages: of weights and inputs that are on their way.
     """
 
     rows: int = _ROWS
-    step: int = _STEP
     split: int = 1
     warps: int = 4
     stages: int = 3
@@ -76,11 +77,6 @@ class Tiling:
 
         return cls(split=min(range(1, most + 1), key=cost))
 
-    @property
-    def large(self) -> Tiling:
-        """The same sums for many tokens, where arithmetic binds."""
-        return replace(self, step=64, warps=8)
-
 
 def _divided(value: int, by: int) -> int:
     """Rounded up."""
@@ -99,12 +95,37 @@ def blocks(tokens: int) -> tuple[int, int]:
     return few, 1 << (padded - few - 1).bit_length() if padded > few else 0
 
 
+@dataclass(frozen=True, slots=True)
+class PackedMatrix:
+    """An `Int8Matrix` as the kernels read it.
+
+    Attributes:
+        words: int32 ``[rows, columns / 4]``, contiguous, rows filled up with zeros to whole steps. Byte b of
+            word w of a step is its column w + 32 b.
+        scales: float32 ``[rows]``.
+        depth: columns.
+    """
+
+    words: Tensor
+    scales: Tensor
+    depth: int
+
+    @classmethod
+    def of(cls, matrix: Int8Matrix) -> PackedMatrix:
+        """Copies the values into the kernels' order."""
+        rows, depth = matrix.values.shape
+        steps = _divided(depth, _STEP)
+        values = torch.nn.functional.pad(matrix.values, (0, steps * _STEP - depth))
+        words = values.view(rows, steps, 4, _STEP // 4).transpose(2, 3).contiguous().view(torch.int32)
+        return cls(words.view(rows, steps * _STEP // 4), matrix.scales, depth)
+
+
 class Int8Product:
     """One int8 matrix and its inputs."""
 
     def __init__(
         self,
-        matrix: Int8Matrix,
+        matrix: PackedMatrix,
         inputs: Tensor,
         partial: Tensor,
         *,
@@ -116,7 +137,7 @@ class Int8Product:
         """Decides how the product is divided.
 
         Args:
-            matrix: ``[width, depth]``.
+            matrix: of ``width`` rows and ``depth`` columns.
             inputs: ``[most tokens, depth]``, contiguous, of one of `DTYPES`.
             partial: float32, `partial_size` of all that share it; no two products may run at once.
             bias: ``[width]``.
@@ -126,11 +147,18 @@ class Int8Product:
         """
         self._matrix, self._inputs, self._bias, self._gated = matrix, inputs, bias, gated
         self._partial, self._early = partial, early
-        depth = matrix.values.shape[1]
         self._tiling = tiling or tiling_of(matrix, gated=gated)
-        part = depth // self._tiling.split
-        # The copy engine takes multiples of 16 bytes.
-        self._fetched = min(_FETCHED, part // 16 * 16) if depth % 16 == 0 else 0
+        device, shared, hopper = matrix.words.device, 0, False
+        if device.type == "cuda":
+            properties: Any = torch.cuda.get_device_properties(device)
+            shared = properties.shared_memory_per_block_optin
+            hopper = torch.cuda.get_device_capability(device) >= (9, 0)
+        # The same sums for many tokens, where arithmetic binds.
+        self._large = replace(self._tiling, warps=8, stages=3 if shared > _LARGE_TILE_BYTES else 2)
+        # Older cards do not subtract bfloat16.
+        self._fast = hopper and inputs.dtype == torch.bfloat16
+        words = _STEP // 4
+        self._fetched = words * min(_FETCHED_STEPS, matrix.words.shape[1] // words // self._tiling.split)
 
     def into(self, out: Tensor, tokens: int) -> None:
         """Launches inputs times transposed weights, plus bias, for the first ``tokens`` inputs.
@@ -142,10 +170,10 @@ class Int8Product:
         # Triton comes with CUDA builds of torch only.
         from goodspeed_runtime.decoding.fused import int8_kernels
 
-        width, depth = self._matrix.values.shape
+        width, depth = self._matrix.words.shape[0], self._matrix.depth
         few, more = blocks(tokens)
         large = tokens > FEW_TOKENS
-        tiling = self._tiling.large if large else self._tiling
+        tiling = self._large if large else self._tiling
         apart = tiling.split > 1 and not large
         rows = tiling.rows // 2 if self._gated else tiling.rows
         options: dict[str, Any] = {"launch_pdl": True} if self._early else {}
@@ -157,7 +185,7 @@ class Int8Product:
         bias = self._matrix.scales if self._bias is None else self._bias
         int8_kernels.multiply[grid](
             self._inputs,
-            self._matrix.values,
+            self._matrix.words,
             self._matrix.scales,
             bias,
             out,
@@ -166,14 +194,14 @@ class Int8Product:
             width,
             depth,
             rows,
-            tiling.step,
             tiling.split,
             few,
             more,
             apart,
             self._gated,
             self._bias is not None,
-            depth % tiling.step == 0,
+            self._fast,
+            depth % _STEP == 0,
             tiling.stages,
             # Tiles of tokens read the same weights one soon after another.
             "" if large else "evict_first",
@@ -199,24 +227,23 @@ class Int8Product:
             )
 
 
-def tiling_of(matrix: Int8Matrix, *, gated: bool) -> Tiling:
+def tiling_of(matrix: PackedMatrix, *, gated: bool) -> Tiling:
     """`Tiling.of` a matrix on its card."""
-    device = matrix.values.device
+    device = matrix.words.device
     on_cuda = device.type == "cuda"
     processors = torch.cuda.get_device_properties(device).multi_processor_count if on_cuda else 4
-    width, depth = matrix.values.shape
-    return Tiling.of(width, depth, processors, gated=gated)
+    return Tiling.of(matrix.words.shape[0], matrix.depth, processors, gated=gated)
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Layer:
     """The matrices of one layer, as `LayerWeights` names them."""
 
-    query_key_value: Int8Matrix
+    query_key_value: PackedMatrix
     query_key_value_bias: Tensor | None
-    output: Int8Matrix
-    gate_up: Int8Matrix
-    down: Int8Matrix
+    output: PackedMatrix
+    gate_up: PackedMatrix
+    down: PackedMatrix
 
     @property
     def partial_size(self) -> int:
@@ -259,13 +286,17 @@ def quantised(module: Any, positions: int) -> tuple[DecoderWeights, list[Int8Lay
     return replace(weights, layers=rest), rounded
 
 
+def _packed(matrix: Tensor) -> PackedMatrix:
+    return PackedMatrix.of(Int8Matrix.of(matrix))
+
+
 def _rounded(layer: LayerWeights) -> Int8Layer:
     return Int8Layer(
-        Int8Matrix.of(layer.query_key_value),
+        _packed(layer.query_key_value),
         layer.query_key_value_bias,
-        Int8Matrix.of(layer.output),
-        Int8Matrix.of(layer.gate_up),
-        Int8Matrix.of(layer.down),
+        _packed(layer.output),
+        _packed(layer.gate_up),
+        _packed(layer.down),
     )
 
 
