@@ -154,7 +154,8 @@ class Int8Product:
             shared = properties.shared_memory_per_block_optin
             hopper = torch.cuda.get_device_capability(device) >= (9, 0)
         # The same sums for many tokens, where arithmetic binds.
-        self._large = replace(self._tiling, warps=8, stages=3 if shared > _LARGE_TILE_BYTES else 2)
+        stages = 3 if shared > _LARGE_TILE_BYTES else 2
+        self._large = replace(self._tiling, rows=_ROWS, warps=8, stages=stages)
         # Older cards do not subtract bfloat16.
         self._fast = hopper and inputs.dtype == torch.bfloat16
         words = _STEP // 4
