@@ -3,7 +3,7 @@
 Each row of a matrix has one scale, so that its largest weight is 127 or -127. Inputs
 are not rounded. What is kept as it is: the embedding, of which a pass reads a few rows;
 norms, which are small; the head, whose rounding would shift every logit of a row by its
-own amount (docs/adr/0023-int8-weights.md has the loss of either).
+own amount (docs/adr/0026-int8-weights.md has the loss of either).
 """
 
 from __future__ import annotations
