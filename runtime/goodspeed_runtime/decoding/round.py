@@ -212,10 +212,10 @@ class Round:
                 .permute(2, 0, 1, 3, 4)
                 .reshape(block.batch, kv_heads, group * block.queries, -1)
             )
-            key_context, value_context = (
-                each[slots, : block.context].transpose(1, 2).expand(block.batch, -1, -1, -1)
-                for each in (keys, values)
-            )
+            contexts = [each[slots, : block.context].transpose(1, 2) for each in (keys, values)]
+            if block.batch > block.slots:
+                contexts = [each.expand(block.batch, -1, -1, -1) for each in contexts]
+            key_context, value_context = contexts
             bias = self._bias(index, window, group, query.dtype)
             operands = folded, key_context, value_context, bias
             with _one_thread() if self._tiled and query.device.type == "cpu" else nullcontext():
