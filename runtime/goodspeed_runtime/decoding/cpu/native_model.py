@@ -1,0 +1,190 @@
+"""A decoder on the CPU whose whole pass is one call of compiled code.
+
+The contract is `PackedModel`'s, the weights are the model's to the last bit and
+what is between the products is in float32. Every row's sums are in one order whatever else is in the pass:
+the same sequence gives the same logits, bit for bit, alone or in company, in one
+chunk or several.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from goodspeed_runtime.decoding.cpu import library
+from goodspeed_runtime.decoding.fused.weights import DecoderWeights, LayerWeights, NotFusableError, take_apart
+from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.packed import Loaded, check_token_ids
+from goodspeed_runtime.decoding.round import Segment, check_segments
+
+_FORMATS = {torch.bfloat16: 0, torch.float32: 1}
+_NIBBLES, _BYTES = 2, 3
+_HEAD, _QUERY_KEY_VALUE, _OUTPUT, _GATE, _UP, _DOWN = range(6)
+
+
+class NativeModel:
+    """Same contract as `PackedModel`, for models that `take_apart` accepts, in float32 or bfloat16 on the CPU.
+
+    Not for several threads at once. The module's matrices are taken from it: it cannot
+    be run any more.
+
+    Attributes:
+        cache: keys and values; slots are acquired, released and rolled back there.
+        vocabulary_size: ids that may be fed.
+        token_ids: int32, rising: the id of each column of the logits; None where column i is id i.
+        device: the CPU.
+        weight_bytes: read by a pass that wants logits.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        slots: int,
+        max_context: int,
+        token_ids: npt.NDArray[np.int32] | None = None,
+        variant: str | None = None,
+    ) -> None:
+        """Lays the matrices out, a layer at a time, and allocates the cache.
+
+        Args:
+            loaded: the model, on the CPU and in its dtype.
+            slots: how many sequences it can hold.
+            max_context: most tokens of one sequence.
+            token_ids: the only ids whose logits are wanted, rising; the others' are not computed.
+            variant: of `library.VARIANTS`; None is the best that the processor can run.
+
+        Raises:
+            NotFusableError: another path has to run this model. It is untouched.
+            MemoryError: its matrices do not fit.
+        """
+        dtype = next(loaded.module.parameters()).dtype
+        if dtype not in _FORMATS:
+            raise NotFusableError(f"no compiled pass in {dtype}")
+        try:
+            self._library = library.load(variant)
+        except library.NoLibraryError as error:
+            raise NotFusableError(str(error)) from error
+        weights = take_apart(loaded.module, max_context)
+        self.token_ids = token_ids
+        self.device = torch.device("cpu")
+        self.vocabulary_size = weights.embedding.shape[0]
+        self.cache = KVCache(
+            [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(weights.layers),
+            slots=slots,
+            max_context=max_context,
+            dtype=dtype,
+            device=self.device,
+        )
+        self.acquire, self.release = self.cache.acquire, self.cache.release
+        self._cosine, self._sine = weights.cosine.float().contiguous(), weights.sine.float().contiguous()
+        self._embedding = weights.embedding.contiguous()
+        self._create(weights, dtype)
+        self.weight_bytes = 0
+        layers = list(weights.layers)
+        for index, module in enumerate(loaded.module.model.layers):
+            self._layer(index, layers.pop(0))
+            _empty(module)
+        self._vector(0, 0, weights.norm)
+        self._matrix(0, _HEAD, weights.head if token_ids is None else weights.head[torch.from_numpy(token_ids)])
+        self._columns = self.vocabulary_size if token_ids is None else len(token_ids)
+        self._logits = torch.empty(0, self._columns)
+
+    def _create(self, weights: DecoderWeights, dtype: torch.dtype) -> None:
+        shape = library.Shape(
+            layers=len(weights.layers),
+            hidden=weights.hidden,
+            intermediate=weights.intermediate,
+            heads=weights.heads,
+            kv_heads=weights.kv_heads,
+            head_size=weights.head_size,
+            max_context=self.cache.max_context,
+            bfloat=dtype == torch.bfloat16,
+            epsilon=weights.epsilon,
+            scaling=weights.scaling,
+            cosine=self._cosine.data_ptr(),
+            sine=self._sine.data_ptr(),
+            embedding=self._embedding.data_ptr(),
+        )
+        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        threads = torch.get_num_threads()
+        self._handle = self._library.goodspeed_create(
+            ctypes.byref(shape), threads, (ctypes.c_int * len(cpus))(*cpus), 0
+        )
+        if not self._handle:
+            raise MemoryError("no memory or no threads for the pass")
+        weakref.finalize(self, self._library.goodspeed_destroy, self._handle)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Valid tokens per slot; setting one lower rolls its sequence back."""
+        return self.cache.lengths
+
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """See `PackedModel.forward`; the logits are valid until the next pass."""
+        check_token_ids(segments, self.vocabulary_size)
+        check_segments(segments, self.cache)
+        described = np.array(
+            [(s.slot, s.start, len(s.tokens), s.logit_rows) for s in segments], dtype=np.int32
+        )
+        tokens = np.concatenate([np.asarray(s.tokens, dtype=np.int64) for s in segments])
+        rows = int(described[:, 3].sum())
+        if rows > len(self._logits):
+            self._logits = torch.empty(rows, self._columns)
+        failed = self._library.goodspeed_forward(
+            self._handle, len(segments), described.ctypes.data, tokens.ctypes.data, self._logits.data_ptr()
+        )
+        if failed:
+            raise MemoryError("no memory for the pass")
+        for segment in segments:
+            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
+        return self._logits[:rows]
+
+    def _layer(self, index: int, layer: LayerWeights) -> None:
+        gate, up = layer.gate_up.chunk(2)
+        for which, matrix in (
+            (_QUERY_KEY_VALUE, layer.query_key_value),
+            (_OUTPUT, layer.output),
+            (_GATE, gate),
+            (_UP, up),
+            (_DOWN, layer.down),
+        ):
+            self._matrix(index, which, matrix)
+        vectors = (layer.query_key_value_bias, layer.input_norm, layer.post_norm, layer.query_norm, layer.key_norm)
+        for which, vector in enumerate(vectors, start=1):
+            if vector is not None:
+                self._vector(index, which, vector)
+        keys, values = self.cache.keys[index], self.cache.values[index]
+        self._library.goodspeed_cache(
+            self._handle, index, keys.data_ptr(), values.data_ptr(), layer.window or 0
+        )
+
+    def _matrix(self, layer: int, which: int, weight: Tensor) -> None:
+        weight = weight.contiguous()
+        rows, columns = weight.shape
+        kind = _FORMATS[weight.dtype]
+        if self._library.goodspeed_matrix(
+            self._handle, layer, which, rows, columns, kind, weight.data_ptr(), None, None
+        ):
+            raise MemoryError(f"no memory for a matrix of {rows} x {columns}")
+        self.weight_bytes += weight.nbytes
+
+    def _vector(self, layer: int, which: int, vector: Tensor) -> None:
+        wide = vector.float().contiguous()
+        if self._library.goodspeed_vector(self._handle, layer, which, wide.data_ptr(), wide.numel()):
+            raise MemoryError("no memory for a vector")
+
+
+def _empty(module: Any) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            part.weight.data = part.weight.new_empty(0)
