@@ -53,6 +53,7 @@ def propose(
     starts: npt.ArrayLike,
     *,
     support_size: int = 32,
+    token_ids: Tensor | None = None,
 ) -> Proposal:
     """Draws one token per row from its truncated, quantised distribution.
 
@@ -60,19 +61,20 @@ def propose(
     within the support: that keeps acceptance high and correctness untouched.
 
     Args:
-        logits: float32 ``[n, vocabulary]`` of the draft model.
+        logits: float32 ``[n, columns]`` of the draft model.
         sampling: of each row's sequence.
         positions: ``[n]``, index in the sequence of the token to draw.
         starts: ``[n]``, index of the first token of the draft it belongs to.
         support_size: most tokens in a support.
+        token_ids: int64 ``[columns]``, the id of each column; None where column i is id i.
 
     Returns:
         The proposal, by one copy from the device.
     """
     greedy = np.array([s.greedy for s in sampling])
     if greedy.all():
-        return _likeliest(logits)
-    ids, relative = _relative(logits, sampling, support_size)
+        return _likeliest(logits, token_ids)
+    ids, relative = _relative(logits, sampling, support_size, token_ids)
     size = ids.shape[1]
     (noise,) = to_device([uniform([s.seed for s in sampling], positions, DRAFT, start=starts)], logits.device)
     weights = (relative * WEIGHT_LIMIT).round_().long()
@@ -89,22 +91,28 @@ def propose(
 
 @torch.inference_mode()
 def propose_coupled(
-    logits: Tensor, sampling: Sequence[Sampling], positions: npt.ArrayLike, *, support_size: int = 32
+    logits: Tensor,
+    sampling: Sequence[Sampling],
+    positions: npt.ArrayLike,
+    *,
+    support_size: int = 32,
+    token_ids: Tensor | None = None,
 ) -> Proposal:
     """The token of each row that wins the race among the draft model's likeliest (`coupling`).
 
     Args:
-        logits: float32 ``[n, vocabulary]`` of the draft model.
+        logits: float32 ``[n, columns]`` of the draft model.
         sampling: of each row's sequence.
         positions: ``[n]``, index in the sequence of the token to draw.
         support_size: most tokens in the race.
+        token_ids: int64 ``[columns]``, the id of each column; None where column i is id i.
 
     Returns:
         Point masses: the verifier needs no q.
     """
     if all(s.greedy for s in sampling):
-        return _likeliest(logits)
-    ids, relative = _relative(logits, sampling, support_size)
+        return _likeliest(logits, token_ids)
+    ids, relative = _relative(logits, sampling, support_size, token_ids)
     seeds, places = to_device(
         [bits([s.seed for s in sampling]), np.asarray(positions, np.int64)], logits.device
     )
@@ -115,10 +123,11 @@ def propose_coupled(
     return _points(tokens.astype(np.int32), confidence)
 
 
-def _likeliest(logits: Tensor) -> Proposal:
+def _likeliest(logits: Tensor, token_ids: Tensor | None) -> Proposal:
     best = logits.max(dim=1)
+    ids = best.indices if token_ids is None else token_ids[best.indices]
     share = 1 / (logits - best.values[:, None]).exp().sum(1)
-    columns = torch.stack([best.indices.double(), share.double().nan_to_num(0.0)]).cpu().numpy()
+    columns = torch.stack([ids.double(), share.double().nan_to_num(0.0)]).cpu().numpy()
     return _points(columns[0].astype(np.int32), columns[1])
 
 
@@ -127,7 +136,9 @@ def _points(tokens: npt.NDArray[np.int32], confidence: npt.NDArray[np.float64]) 
     return Proposal(tokens, np.zeros(len(tokens), dtype=np.int32), none, none, confidence)
 
 
-def _relative(logits: Tensor, sampling: Sequence[Sampling], support_size: int) -> tuple[Tensor, Tensor]:
+def _relative(
+    logits: Tensor, sampling: Sequence[Sampling], support_size: int, token_ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Ids and unnormalised probabilities ``[n, size]`` of each row's likeliest tokens, as requested.
 
     The likeliest has 1; tokens that top-k or top-p leave out have 0.
@@ -145,4 +156,4 @@ def _relative(logits: Tensor, sampling: Sequence[Sampling], support_size: int) -
     relative.masked_fill_(torch.arange(size, device=logits.device) >= kept[:, None], 0.0)
     share = relative / relative.sum(1, keepdim=True)
     relative.masked_fill_(share.cumsum(1) - share >= top_p[:, None], 0.0)
-    return ids, relative
+    return ids if token_ids is None else token_ids[ids], relative

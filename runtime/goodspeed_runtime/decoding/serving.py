@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.cpu.native_model import NativeModel
 from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.int8 import round_in_place
 from goodspeed_runtime.decoding.kv_cache import KVCache
@@ -84,6 +85,11 @@ def serve(
         if place == "cpu":
             if weights == "int8":
                 round_in_place(loaded.module)
+            try:
+                # Batches never matter there.
+                return NativeModel(loaded, slots=slots, max_context=max_context, token_ids=token_ids)
+            except NotFusableError as reason:
+                logger.info("no compiled pass: %s", reason)
             return CPUModel(
                 loaded,
                 slots=slots,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.proposing import Proposal, propose, propose_coupled
@@ -73,7 +74,11 @@ class ModelEngine:
                 f"{vocabulary_size}: choose a draft model of the target's family"
             )
         self._support_size = support_size
-        self._vocabulary_size = vocabulary_size
+        self._columns, self._token_ids = vocabulary_size, None
+        if model.token_ids is not None:
+            # Rising, so ids that the verifier does not understand are the last columns.
+            self._columns = int(np.searchsorted(model.token_ids, vocabulary_size))
+            self._token_ids = torch.from_numpy(model.token_ids.astype(np.int64)).to(model.device)
         self._coupled = coupled
         self._states: dict[int, _State] = {}
         self._calibration = Calibration()
@@ -107,6 +112,7 @@ class ModelEngine:
             max_tokens=max(PREFILL_CHUNK, slots * JOINT_TOKENS),
             max_rows=slots,
             weights=weights,
+            token_ids=loaded.proposals,
         )
         return cls(
             model,
@@ -127,7 +133,7 @@ class ModelEngine:
         ]
         while going:
             segments = [self._segment(job, state) for job, state in going]
-            logits = self._model.forward(segments)[:, : self._vocabulary_size]
+            logits = self._model.forward(segments)[:, : self._columns]
             for segment, (_, state) in zip(segments, going, strict=True):
                 state.fed.extend(segment.tokens)
             proposal = self._propose(logits, going)
@@ -149,9 +155,13 @@ class ModelEngine:
         sampling = [job.sampling for job, _ in going]
         positions = [len(job.tokens) + len(state.hypothesis.tokens) for job, state in going]
         if self._coupled:
-            return propose_coupled(logits, sampling, positions, support_size=self._support_size)
+            return propose_coupled(
+                logits, sampling, positions, support_size=self._support_size, token_ids=self._token_ids
+            )
         starts = [state.hypothesis.start for _, state in going]
-        return propose(logits, sampling, positions, starts, support_size=self._support_size)
+        return propose(
+            logits, sampling, positions, starts, support_size=self._support_size, token_ids=self._token_ids
+        )
 
     def _answer(self, job: Job, hypothesis: Hypothesis) -> Draft:
         confidence = hypothesis.confidence[: self._limit(job)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from goodspeed_runtime.models.integers import FILE, GROUP, Integers, of_rows, read_integers
 from goodspeed_runtime.models.uri import ModelNotFoundError, ModelURI
 
 if TYPE_CHECKING:
@@ -72,6 +75,25 @@ def load_drafter(path: Path, target: Path, *, dtype: torch.dtype, device: torch.
     model.tie_weights()
     model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def drafter_integers(path: Path, target: Path) -> dict[str, Integers]:
+    """A drafter's matrices as they ship, and the target's embedding as its file stores it, if it does."""
+    from safetensors.numpy import load_file
+
+    from goodspeed_runtime.models.quantise import SCALE_SUFFIX
+
+    state = load_file(path)
+    found = {
+        name: of_rows(value, state[name + SCALE_SUFFIX])
+        for name, value in state.items()
+        if value.dtype == np.int8 and value.shape[1] % GROUP == 0
+    }
+    stored = target / FILE
+    name = "model.embed_tokens.weight"
+    if stored.is_file() and (embedding := read_integers(stored, only=name).get(name)) is not None:
+        found[name] = embedding
+    return found
 
 
 def _embedding(target: Path) -> torch.Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goodspeed_runtime.models.folder import Report, silent
+from goodspeed_runtime.models.integers import FILE, Integers, of_gguf, write_integers
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -35,7 +36,7 @@ class UnsupportedGGUFError(ValueError):
 
 
 def convert(source: Path, folder: Path, report: Report = silent) -> None:
-    """Writes config.json, model.safetensors (bfloat16) and the tokenizer's files into ``folder``.
+    """Writes config.json, model.safetensors (bfloat16), integers.npz and the tokenizer's files into ``folder``.
 
     Raises:
         UnsupportedGGUFError: not a Llama model with a byte-level tokenizer that we know.
@@ -49,16 +50,22 @@ def convert(source: Path, folder: Path, report: Report = silent) -> None:
     config = _config(facts)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     state: dict[str, torch.Tensor] = {}
+    matrices: dict[str, Integers] = {}
     for done, tensor in enumerate(reader.tensors):
         report("converting weights", done, len(reader.tensors))
         name, part = _name(tensor.name)
         weight = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        matrix = of_gguf(tensor.data, tensor.tensor_type.name) if weight.ndim == 2 else None
         if part in heads:
-            weight = _interleave(weight, heads[part])
+            order = _order_of_rows(len(weight), heads[part])
+            weight, matrix = weight[order], matrix and matrix.rows(order)
+        if matrix is not None:
+            matrices[name] = matrix
         state[name] = torch.from_numpy(np.ascontiguousarray(weight)).to(torch.bfloat16)
     report("converting weights", len(reader.tensors), len(reader.tensors))
     config["tie_word_embeddings"] = "lm_head.weight" not in state
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_integers(folder / FILE, matrices)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "generation_config.json").write_text(
         json.dumps({"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}) + "\n"
@@ -121,10 +128,9 @@ def _name(tensor: str) -> tuple[str, str]:
     return f"model.layers.{block}.{_LAYER[part]}.weight", part
 
 
-def _interleave(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
+def _order_of_rows(rows: int, heads: int) -> npt.NDArray[np.int64]:
     """Rows of q and k back from GGUF's order of rotary pairs to the halves that transformers rotates."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(rows)
 
 
 def _tokenizer(facts: _Facts, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from goodspeed_runtime.models.builtin import PROPOSALS, builtin_file, load_drafter
+from goodspeed_runtime.models.builtin import PROPOSALS, builtin_file, drafter_integers, load_drafter
 from goodspeed_runtime.models.dtype import Device, DType, choose_dtype
 from goodspeed_runtime.models.fingerprint import fingerprint_of
 from goodspeed_runtime.models.folder import Report, silent
+from goodspeed_runtime.models.integers import FILE, Integers, read_integers
 from goodspeed_runtime.models.proposals import read_proposals
 from goodspeed_runtime.models.resolve import resolve
 from goodspeed_runtime.models.uri import ModelNotFoundError, ModelURI, Scheme
@@ -30,6 +32,7 @@ class LoadedModel:
         dtype: it runs in.
         device: it runs on.
         proposals: int32, rising: the only ids that it should propose as a drafter; None for all.
+        integers: matrices by the names of their weights, where the file stores them so; see `integers`.
     """
 
     uri: ModelURI
@@ -38,6 +41,7 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     proposals: npt.NDArray[np.int32] | None = None
+    integers: Mapping[str, Integers] = field(default_factory=dict)
 
 
 def choose_device(device: Device) -> torch.device:
@@ -84,11 +88,11 @@ def load_model(
         if target is None:
             raise ModelNotFoundError(f"{uri} uses its target's embedding: name the target")
         path = builtin_file(uri)
-        module = load_drafter(
-            path, resolve(target, cache=cache, report=report).path, dtype=kind, device=place
-        )
+        folder = resolve(target, cache=cache, report=report).path
+        module = load_drafter(path, folder, dtype=kind, device=place)
         shipped = read_proposals(PROPOSALS, module.config.vocab_size)
-        return LoadedModel(uri, module, fingerprint_of([path]), kind, place, shipped)
+        integers = drafter_integers(path, folder) if place.type == "cpu" else {}
+        return LoadedModel(uri, module, fingerprint_of([path]), kind, place, shipped, integers)
 
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -107,4 +111,6 @@ def load_model(
     module = module.to(place).eval().requires_grad_(requires_grad=False)
     listed = folder / "proposals.npy"
     proposals = read_proposals(listed, module.config.vocab_size) if listed.is_file() else None
-    return LoadedModel(uri, module, fingerprint_of(weights), kind, place, proposals)
+    stored = folder / FILE
+    integers = read_integers(stored) if place.type == "cpu" and stored.is_file() else {}
+    return LoadedModel(uri, module, fingerprint_of(weights), kind, place, proposals, integers)

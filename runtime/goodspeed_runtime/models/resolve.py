@@ -9,7 +9,7 @@ from typing import Any
 from goodspeed_runtime.models.folder import ModelFolder, Report, cache_folder, existing, make_once, silent
 from goodspeed_runtime.models.uri import ModelNotFoundError, ModelURI, Scheme
 
-CONVERSION = 1
+CONVERSION = 2
 """Raised whenever a converted folder would come out differently, so that old ones are made again."""
 
 _HF_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]

@@ -11,9 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from goodspeed_runtime.decoding.fused.weights import DecoderWeights, LayerWeight
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded, check_token_ids
 from goodspeed_runtime.decoding.round import Segment, check_segments
+from goodspeed_runtime.models.integers import Integers, joined
 
 _FORMATS = {torch.bfloat16: 0, torch.float32: 1}
 _NIBBLES, _BYTES = 2, 3
@@ -90,12 +90,18 @@ class NativeModel:
         self._embedding = weights.embedding.contiguous()
         self._create(weights, dtype)
         self.weight_bytes = 0
+        stored: Mapping[str, Integers] = getattr(loaded, "integers", {})
         layers = list(weights.layers)
         for index, module in enumerate(loaded.module.model.layers):
-            self._layer(index, layers.pop(0))
+            self._layer(index, layers.pop(0), stored)
             _empty(module)
         self._vector(0, 0, weights.norm)
-        self._matrix(0, _HEAD, weights.head if token_ids is None else weights.head[torch.from_numpy(token_ids)])
+        head, names = weights.head, ["lm_head.weight", "model.embed_tokens.weight"]
+        integers = next((stored[name] for name in names if name in stored), None)
+        if token_ids is not None:
+            head = head[torch.from_numpy(token_ids)]
+            integers = integers and integers.rows(token_ids)
+        self._matrix(0, _HEAD, head, integers)
         self._columns = self.vocabulary_size if token_ids is None else len(token_ids)
         self._logits = torch.empty(0, self._columns)
 
@@ -146,42 +152,60 @@ class NativeModel:
         if failed:
             raise MemoryError("no memory for the pass")
         for segment in segments:
-            self.cache.lengths[segment.slot] = segment.start + len(segment.tokens)
+            self.cache.wrote(segment.slot, segment.start, segment.tokens)
         return self._logits[:rows]
 
-    def _layer(self, index: int, layer: LayerWeights) -> None:
+    def _layer(self, index: int, layer: LayerWeights, stored: Mapping[str, Integers]) -> None:
         gate, up = layer.gate_up.chunk(2)
-        for which, matrix in (
-            (_QUERY_KEY_VALUE, layer.query_key_value),
-            (_OUTPUT, layer.output),
-            (_GATE, gate),
-            (_UP, up),
-            (_DOWN, layer.down),
+        for which, matrix, names in (
+            (_QUERY_KEY_VALUE, layer.query_key_value, ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            (_OUTPUT, layer.output, ["self_attn.o_proj"]),
+            (_GATE, gate, ["mlp.gate_proj"]),
+            (_UP, up, ["mlp.up_proj"]),
+            (_DOWN, layer.down, ["mlp.down_proj"]),
         ):
-            self._matrix(index, which, matrix)
+            parts = [stored.get(f"model.layers.{index}.{name}.weight") for name in names]
+            known = [part for part in parts if part is not None]
+            self._matrix(index, which, matrix, joined(known) if len(known) == len(parts) else None)
         vectors = (layer.query_key_value_bias, layer.input_norm, layer.post_norm, layer.query_norm, layer.key_norm)
-        for which, vector in enumerate(vectors, start=1):
+        for which_vector, vector in enumerate(vectors, start=1):
             if vector is not None:
-                self._vector(index, which, vector)
+                self._vector(index, which_vector, vector)
         keys, values = self.cache.keys[index], self.cache.values[index]
         self._library.goodspeed_cache(
             self._handle, index, keys.data_ptr(), values.data_ptr(), layer.window or 0
         )
 
-    def _matrix(self, layer: int, which: int, weight: Tensor) -> None:
+    def _matrix(self, layer: int, which: int, weight: Tensor, integers: Integers | None) -> None:
+        """Stores a matrix in the fewest bytes that hold it; integers only where they are this very matrix."""
         weight = weight.contiguous()
         rows, columns = weight.shape
-        kind = _FORMATS[weight.dtype]
+        kind, data, scales, minima = _FORMATS[weight.dtype], weight.data_ptr(), None, None
+        self.weight_bytes += weight.nbytes
+        if integers is not None and _same(integers, weight):
+            values = np.ascontiguousarray(integers.values)
+            halves = [np.ascontiguousarray(x) for x in (integers.scales, integers.minima) if x is not None]
+            kind, data, scales = _BYTES, values.ctypes.data, halves[0].ctypes.data
+            self.weight_bytes += sum(x.nbytes for x in halves) + values.nbytes - weight.nbytes
+            if integers.minima is not None:
+                kind, minima = _NIBBLES, halves[1].ctypes.data
+                self.weight_bytes -= values.nbytes // 2
         if self._library.goodspeed_matrix(
-            self._handle, layer, which, rows, columns, kind, weight.data_ptr(), None, None
+            self._handle, layer, which, rows, columns, kind, data, scales, minima
         ):
             raise MemoryError(f"no memory for a matrix of {rows} x {columns}")
-        self.weight_bytes += weight.nbytes
 
     def _vector(self, layer: int, which: int, vector: Tensor) -> None:
         wide = vector.float().contiguous()
         if self._library.goodspeed_vector(self._handle, layer, which, wide.data_ptr(), wide.numel()):
             raise MemoryError("no memory for a vector")
+
+
+def _same(integers: Integers, weight: Tensor) -> bool:
+    """Whether integers stand for a matrix's very weights: equal once both are rounded to bfloat16."""
+    if integers.values.shape != tuple(weight.shape):
+        return False
+    return torch.equal(torch.from_numpy(integers.weights()).bfloat16(), weight.bfloat16())
 
 
 def _empty(module: Any) -> None:

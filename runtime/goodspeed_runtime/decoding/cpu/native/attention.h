@@ -57,6 +57,10 @@ inline void transpose(__m512i* r) {
 inline void score_block(const Head<uint16_t>& head, int first, int end, const uint16_t* queries, int count,
                         float* scores, size_t width, uint8_t* scratch, PairMath) {
     const int words = head.size / 2;
+    for (int i = 0; i < 16; i++) {
+        fetch((const uint8_t*)(head.keys + size_t(first + 16 + i) * head.stride), size_t(head.size) * 2);
+        fetch((const uint8_t*)(head.values + size_t(first + i) * head.stride), size_t(head.size) * 2);
+    }
     for (int w = 0; w < words; w += 16) {
         __m512i rows[16];
         const __mmask16 some = words - w >= 16 ? 0xffff : __mmask16((1 << (words - w)) - 1);

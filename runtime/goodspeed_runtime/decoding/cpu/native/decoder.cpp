@@ -154,6 +154,7 @@ public:
 private:
     // Row-wise work of a few rows is done before another thread would have noticed.
     static constexpr int kRowsAPiece = 4;
+    static constexpr int kPiecesAThread = 6;
 
     template <class Each>
     void by_rows(int rows, Each each) {
@@ -199,10 +200,13 @@ private:
             normed_.template put<Math>(to, g, load(x) * factor * load(w), load(x + kLanes) * factor * load(w + kLanes), integers);
     }
 
-    // Two blocks a piece times all rows; use(block, row, sum).
+    // Neighbouring blocks go to one thread, in pieces of which each thread gets a few.
+    int together(int pieces) const { return std::max(1, pieces / (kPiecesAThread * pool_.threads())); }
+
+    // All blocks times all rows; use(block, row, sum).
     template <class Use>
-    void multiply(const Matrix& matrix, const Activations& x, int rows, int pairs_a_piece, Use use) {
-        const int pairs = (matrix.blocks + 1) / 2;
+    void multiply(const Matrix& matrix, const Activations& x, int rows, Use use) {
+        const int pairs = (matrix.blocks + 1) / 2, pairs_a_piece = together(pairs);
         pool_.run((pairs + pairs_a_piece - 1) / pairs_a_piece, [&](int piece, int) {
             for (int p = piece * pairs_a_piece; p < std::min(pairs, (piece + 1) * pairs_a_piece); p++) {
                 const int first = 2 * p, count = std::min(2, matrix.blocks - first);
@@ -215,26 +219,33 @@ private:
 
     void project(Layer& layer) {
         const float* bias = layer.bias.empty() ? nullptr : layer.bias.data();
-        multiply(layer.query_key_value, normed_, rows_, 1, [&](int block, int row, Vector sum) {
+        multiply(layer.query_key_value, normed_, rows_, [&](int block, int row, Vector sum) {
             if (bias) sum = sum + load(bias + kLanes * block);
             store(projected_ + size_t(row) * wide_ + kLanes * block, sum);
         });
     }
 
     void add(const Matrix& matrix, const Activations& x) {
-        multiply(matrix, x, rows_, 1, [&](int block, int row, Vector sum) {
+        multiply(matrix, x, rows_, [&](int block, int row, Vector sum) {
             float* out = x_ + size_t(row) * hidden_ + kLanes * block;
             store(out, load(out) + sum);
         });
     }
 
-    // A piece is one group of what the next matrix reads: two blocks of the gate and two of what it lets through.
+    // A group of what the next matrix reads takes two blocks of the gate and two of what it lets through.
     void gate(Layer& layer) {
         const Matrix &gate = layer.gate, &up = layer.up;
         const bool integers = of_integers(layer.down.format);
-        pool_.run(gated_.groups, [&](int piece, int thread) {
-            const int first = 2 * piece, count = std::min(2, gate.blocks - first);
+        const int groups_a_piece = together(gated_.groups);
+        pool_.run((gated_.groups + groups_a_piece - 1) / groups_a_piece, [&](int piece, int thread) {
             auto* const held = static_cast<Vector*>(gates_[size_t(thread)].at_least(size_t(rows_) * 2 * sizeof(Vector)));
+            for (int g = piece * groups_a_piece; g < std::min(gated_.groups, (piece + 1) * groups_a_piece); g++)
+                gate_group(gate, up, g, held, integers);
+        });
+    }
+
+    void gate_group(const Matrix& gate, const Matrix& up, int group, Vector* held, bool integers) {
+            const int first = 2 * group, count = std::min(2, gate.blocks - first);
             if (count == 1)
                 for (int row = 0; row < rows_; row++) held[2 * row + 1] = zero();
             const uint8_t* const gates[2] = {gate.block(first), gate.block(first + count - 1)};
@@ -245,8 +256,7 @@ private:
             product<Math>(up.format, ups, count, normed_, rows_,
                           [&](int b, int row, Vector sum) { held[2 * row + b] = held[2 * row + b] * sum; });
             for (int row = 0; row < rows_; row++)
-                gated_.template put<Math>(row, piece, held[2 * row], held[2 * row + 1], integers);
-        });
+                gated_.template put<Math>(row, group, held[2 * row], held[2 * row + 1], integers);
     }
 
     void put_mix(int row, const Matrix& next) {
@@ -329,7 +339,7 @@ private:
     void head(int wanted, float* logits) {
         if (!wanted) return;
         const int columns = head_.outputs;
-        multiply(head_, normed_, wanted, 8, [&](int block, int row, Vector sum) {
+        multiply(head_, normed_, wanted, [&](int block, int row, Vector sum) {
             float* out = logits + size_t(row) * columns + kLanes * block;
             if (kLanes * (block + 1) <= columns) return store(out, sum);
             float last[kLanes];
