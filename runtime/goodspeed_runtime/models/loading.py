@@ -112,5 +112,18 @@ def load_model(
     listed = folder / "proposals.npy"
     proposals = read_proposals(listed, module.config.vocab_size) if listed.is_file() else None
     stored = folder / FILE
-    integers = read_integers(stored) if place.type == "cpu" and stored.is_file() else {}
+    integers = read_integers(stored) if stored.is_file() else {}
+    if kind == torch.float32:
+        _widen(module, integers)
+    if place.type != "cpu":
+        integers = {}
     return LoadedModel(uri, module, fingerprint_of(weights), kind, place, proposals, integers)
+
+
+@torch.no_grad()
+def _widen(module: Any, integers: Mapping[str, Integers]) -> None:
+    """Gives a float32 model the weights that its file stores, which bfloat16 would have rounded."""
+    weights = dict(module.named_parameters())
+    for name, matrix in integers.items():
+        if name in weights:
+            weights[name].copy_(torch.from_numpy(matrix.weights()))

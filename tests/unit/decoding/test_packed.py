@@ -17,16 +17,36 @@ from transformers import (
     MambaForCausalLM,
 )
 
+from goodspeed_runtime.decoding.cpu import library
 from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.cpu.native_model import NativeModel
+from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.packed import PackedModel, UnsupportedModelError
 from goodspeed_runtime.decoding.round import SHORT_TOKENS, Segment
 
 CONTEXT = 96
 
 
+def native(variant):
+    def make(loaded, **options):
+        try:
+            return NativeModel(loaded, variant=variant, **options)
+        except NotFusableError as error:
+            pytest.skip(str(error))
+
+    make.__name__ = variant
+    return make
+
+
+KINDS = [CPUModel, *(native(variant) for variant in library.runnable())]
+
+
 @pytest.fixture(
     scope="module",
-    params=[*((family, PackedModel) for family in FAMILIES), *((family, CPUModel) for family in OURS)],
+    params=[
+        *((family, PackedModel) for family in FAMILIES),
+        *((family, kind) for kind in KINDS for family in OURS),
+    ],
     ids=lambda param: f"{param[0]}-{param[1].__name__}",
 )
 def pair(request):

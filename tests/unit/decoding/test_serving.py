@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from goodspeed_runtime.decoding.cpu import library
 from goodspeed_runtime.decoding.cpu import model as cpu
 from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
 from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.cpu.native_model import NativeModel
 from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.serving import serve
@@ -37,7 +39,27 @@ def served(module):
     return serve(SimpleNamespace(module=module), slots=2, max_context=32, max_tokens=32, max_rows=32)
 
 
-def test_a_llama_on_the_cpu_runs_by_layers_of_our_own():
+@pytest.fixture
+def no_library(monkeypatch):
+    def refuse(variant=None):
+        raise library.NoLibraryError("no C++ compiler here")
+
+    monkeypatch.setattr(library, "load", refuse)
+
+
+def has_library():
+    try:
+        return library.load() is not None
+    except library.NoLibraryError:
+        return False
+
+
+@pytest.mark.skipif(not has_library(), reason="no compiled pass and no compiler")
+def test_a_llama_on_the_cpu_runs_by_a_compiled_pass():
+    assert isinstance(served(build()), NativeModel)
+
+
+def test_without_a_compiler_a_llama_runs_by_torchs_operations(no_library):
     assert isinstance(served(build()), CPUModel)
 
 
@@ -50,7 +72,7 @@ def test_what_they_do_not_compute_runs_by_transformers_layers(module):
     assert isinstance(served(module), PackedModel)
 
 
-def test_without_prepacked_matrices_a_llama_runs_by_transformers_layers(monkeypatch):
+def test_without_prepacked_matrices_either_a_llama_runs_by_transformers_layers(monkeypatch, no_library):
     monkeypatch.setattr(cpu, "can_prepack", lambda dtype: False)
     assert isinstance(served(build()), PackedModel)
 
@@ -60,7 +82,7 @@ def test_a_dtype_that_is_not_multiplied_here_is_found_out_before_the_model_is_to
 
 
 @pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="no prepacked bfloat16 on this processor")
-def test_in_bfloat16_every_step_is_rounded_where_transformers_rounds_it():
+def test_in_bfloat16_torchs_operations_round_every_step_where_transformers_rounds_it(no_library):
     module = build().bfloat16()
     plain = copy.deepcopy(module)
     tokens = torch.randint(0, 90, (1, 30), generator=torch.Generator().manual_seed(1))
@@ -73,9 +95,10 @@ def test_in_bfloat16_every_step_is_rounded_where_transformers_rounds_it():
     torch.testing.assert_close(logits, expected, atol=0.1, rtol=0.05)
 
 
-def test_matrices_are_held_once():
+@pytest.mark.parametrize("kind", [CPUModel, NativeModel])
+def test_matrices_are_held_once(kind):
     module = build()
-    served(module)
+    kind(SimpleNamespace(module=module), slots=2, max_context=32)
     layers = module.model.layers
     assert sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2) == 0
 
