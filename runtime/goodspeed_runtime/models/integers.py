@@ -1,8 +1,8 @@
 """Matrices as their file stores them: small integers in groups of 32 with a scale and a minimum each.
 
-The weight is ``scale * integer + minimum``. Converted models keep these beside their bfloat16 weights, because a
-pass that reads the integers reads a quarter of the bytes, and the weights it multiplies by are the file's own,
-where the bfloat16 ones have been rounded.
+The weight is ``scale * integer + minimum``. Converted models keep these beside their bfloat16 weights,
+because a pass that reads the integers reads a quarter of the bytes, and the weights it multiplies by are the
+file's own, where the bfloat16 ones have been rounded.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def joined(parts: list[Integers]) -> Integers | None:
 
 
 def of_gguf(data: npt.NDArray[np.uint8], kind: str) -> Integers | None:
-    """A GGUF tensor's blocks, `data` as gguf reads them: ``[rows, bytes]``; None for kinds other than Q4_1 and Q8_0."""
+    """A GGUF tensor's blocks, ``[rows, bytes]`` as gguf reads them; None if neither Q4_1 nor Q8_0."""
     sizes = {"Q4_1": 20, "Q8_0": 34}
     if kind not in sizes:
         return None

@@ -59,7 +59,9 @@ def plain_logits(module, tokens):
 def random_integers(rng, rows, columns, *, nibbles):
     scales = (rng.uniform(0.01, 0.03, (rows, columns // GROUP)) / (1 if nibbles else 8)).astype(np.float16)
     if nibbles:
-        return Integers(rng.integers(0, 16, (rows, columns), np.int8), scales, (-8 * scales).astype(np.float16))
+        return Integers(
+            rng.integers(0, 16, (rows, columns), np.int8), scales, (-8 * scales).astype(np.float16)
+        )
     return Integers(rng.integers(-127, 128, (rows, columns), np.int8), scales)
 
 
@@ -92,8 +94,11 @@ def test_integers_are_multiplied_as_the_weights_they_stand_for(variant, nibbles,
 
 def test_integers_that_are_not_the_models_are_not_used():
     module = build()
-    others = {name: random_integers(np.random.default_rng(5), *weight.shape, nibbles=True)
-              for name, weight in module.named_parameters() if weight.ndim == 2}
+    others = {
+        name: random_integers(np.random.default_rng(5), *weight.shape, nibbles=True)
+        for name, weight in module.named_parameters()
+        if weight.ndim == 2
+    }
     model = native(module, integers=others)
     tokens = tokens_of(2, 9)
     torch.testing.assert_close(
@@ -149,7 +154,9 @@ def test_threads_change_no_bit():
     assert all(torch.equal(logits, found[0]) for logits in found)
 
 
-@pytest.mark.parametrize(("model", "config"), [(LlamaForCausalLM, LlamaConfig), (Qwen3ForCausalLM, Qwen3Config)])
+@pytest.mark.parametrize(
+    ("model", "config"), [(LlamaForCausalLM, LlamaConfig), (Qwen3ForCausalLM, Qwen3Config)]
+)
 def test_in_bfloat16_it_is_nearer_to_the_exact_model_than_transformers_is(model, config):
     exact, theirs = build(model, config).bfloat16().double(), build(model, config).bfloat16()
     ours = native(build(model, config).bfloat16())
@@ -162,7 +169,9 @@ def test_in_bfloat16_it_is_nearer_to_the_exact_model_than_transformers_is(model,
 @pytest.mark.parametrize("integers", [True, False])
 def test_numbers_that_are_not_finite_reach_the_logits_of_their_own_sequence_and_no_others(integers):
     module = build()
-    module.model.embed_tokens.weight = torch.nn.Parameter(module.model.embed_tokens.weight.clone(), requires_grad=False)
+    module.model.embed_tokens.weight = torch.nn.Parameter(
+        module.model.embed_tokens.weight.clone(), requires_grad=False
+    )
     module.model.embed_tokens.weight[7] = float("nan")
     model = native(module, integers=as_integers(module, nibbles=True) if integers else {})
     logits = model.forward([Segment(0, 0, [1, 7, 2], 3), Segment(1, 0, [1, 2, 3], 3)])

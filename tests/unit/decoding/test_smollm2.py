@@ -56,7 +56,9 @@ def test_first_and_second_tokens_are_distributed_as_the_targets(models, paramete
         samplings = [Sampling(**parameters, seed=seed) for seed in range(begin, begin + CHUNK)]
         proposal = propose(draft_row.expand(CHUNK, -1), samplings, [n] * CHUNK, [n] * CHUNK)
         for token in set(proposal.tokens.tolist()) - bonus_rows.keys():
-            bonus_rows[token] = target.forward([Segment(0, n, [token], 1)]).clone()  # rolls the previous one back
+            bonus_rows[token] = target.forward(
+                [Segment(0, n, [token], 1)]
+            ).clone()  # rolls the previous one back
         rows = torch.cat(
             [row for token in proposal.tokens.tolist() for row in (first_row, bonus_rows[token])]
         )

@@ -1,8 +1,9 @@
 """The compiled pass: shipped with an image, or compiled on first use by the system's compiler.
 
-There is one library for each instruction set. `python -m goodspeed_runtime.decoding.cpu.library FOLDER`
-compiles all of them, which is how an image gets them; elsewhere the one for this processor is compiled into the cache
-folder, once, under a lock. Where neither is possible the caller runs something else.
+There is one library for each instruction set. `python -m goodspeed_runtime.decoding.cpu.library`
+compiles all of them beside their sources, which is how an image gets them; elsewhere the one for this
+processor is compiled into the cache folder, once, under a lock. Where neither is possible the caller runs
+something else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from goodspeed_runtime.models.folder import cache_folder
 logger = logging.getLogger(__name__)
 
 _SOURCES = Path(__file__).parent / "native"
-_FLAGS = "-O3 -std=c++17 -fPIC -shared -fno-math-errno -fno-trapping-math -pthread -fvisibility=hidden".split()
+_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-pthread",
+    "-fvisibility=hidden",
+]
 # The image that runs a library need not have the compiler's own.
 _STATIC = ["-static-libstdc++", "-static-libgcc"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -39,7 +49,7 @@ VARIANTS: dict[str, tuple[list[str], set[str]]] = {
     "avx2": (_AVX2, {"avx2", "fma", "f16c"}),
     "portable": ([], set()),
 }
-"""Per instruction set: what the compiler is told, and what the processor must have. The first that fits is used."""
+"""Per instruction set: what the compiler is told, what the processor must have. The first that fits is used."""
 
 COMPILE_SECONDS = 300
 
@@ -138,7 +148,15 @@ def _compile(variant: str, path: Path) -> Path:
         raise NoLibraryError("no C++ compiler here (CXX, c++, g++ or clang++)")
     logger.info("compiling the pass for %s with %s, once, into %s", variant, compiler, path.parent)
     draft = path.with_suffix(f".{os.getpid()}")
-    command = [compiler, *_FLAGS, *VARIANTS[variant][0], str(_SOURCES / "decoder.cpp"), "-o", str(draft), *_STATIC]
+    command = [
+        compiler,
+        *_FLAGS,
+        *VARIANTS[variant][0],
+        str(_SOURCES / "decoder.cpp"),
+        "-o",
+        str(draft),
+        *_STATIC,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
         if done.returncode:

@@ -32,7 +32,7 @@ _HEAD, _QUERY_KEY_VALUE, _OUTPUT, _GATE, _UP, _DOWN = range(6)
 
 
 class NativeModel:
-    """Same contract as `PackedModel`, for models that `take_apart` accepts, in float32 or bfloat16 on the CPU.
+    """Same contract as `PackedModel`, for models that `take_apart` accepts, float32 or bfloat16 on the CPU.
 
     Not for several threads at once. The module's matrices are taken from it: it cannot
     be run any more.
@@ -158,7 +158,11 @@ class NativeModel:
     def _layer(self, index: int, layer: LayerWeights, stored: Mapping[str, Integers]) -> None:
         gate, up = layer.gate_up.chunk(2)
         for which, matrix, names in (
-            (_QUERY_KEY_VALUE, layer.query_key_value, ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            (
+                _QUERY_KEY_VALUE,
+                layer.query_key_value,
+                ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            ),
             (_OUTPUT, layer.output, ["self_attn.o_proj"]),
             (_GATE, gate, ["mlp.gate_proj"]),
             (_UP, up, ["mlp.up_proj"]),
@@ -167,7 +171,13 @@ class NativeModel:
             parts = [stored.get(f"model.layers.{index}.{name}.weight") for name in names]
             known = [part for part in parts if part is not None]
             self._matrix(index, which, matrix, joined(known) if len(known) == len(parts) else None)
-        vectors = (layer.query_key_value_bias, layer.input_norm, layer.post_norm, layer.query_norm, layer.key_norm)
+        vectors = (
+            layer.query_key_value_bias,
+            layer.input_norm,
+            layer.post_norm,
+            layer.query_norm,
+            layer.key_norm,
+        )
         for which_vector, vector in enumerate(vectors, start=1):
             if vector is not None:
                 self._vector(index, which_vector, vector)
