@@ -49,7 +49,7 @@ VARIANTS: dict[str, tuple[list[str], set[str]]] = {
     "avx2": (_AVX2, {"avx2", "fma", "f16c"}),
     "portable": ([], set()),
 }
-"""Per instruction set: what the compiler is told, what the processor must have. The first that fits is used."""
+"""Per instruction set: what the compiler is told, what the processor must have; the first that fits."""
 
 COMPILE_SECONDS = 300
 
@@ -109,7 +109,7 @@ def load(variant: str | None = None) -> ctypes.CDLL:
         raise NoLibraryError(f"{path} cannot be loaded: {error}") from error
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.goodspeed_create.restype = pointer
-    library.goodspeed_create.argtypes = (ctypes.POINTER(Shape), number, ctypes.POINTER(number), number)
+    library.goodspeed_create.argtypes = (ctypes.POINTER(Shape), number)
     library.goodspeed_destroy.restype, library.goodspeed_destroy.argtypes = None, (pointer,)
     library.goodspeed_matrix.argtypes = (pointer, *(number,) * 5, pointer, pointer, pointer)
     library.goodspeed_vector.argtypes = (pointer, number, number, pointer, number)

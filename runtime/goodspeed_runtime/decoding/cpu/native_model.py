@@ -9,7 +9,6 @@ chunk or several.
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -121,11 +120,7 @@ class NativeModel:
             sine=self._sine.data_ptr(),
             embedding=self._embedding.data_ptr(),
         )
-        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        threads = torch.get_num_threads()
-        self._handle = self._library.goodspeed_create(
-            ctypes.byref(shape), threads, (ctypes.c_int * len(cpus))(*cpus), 0
-        )
+        self._handle = self._library.goodspeed_create(ctypes.byref(shape), torch.get_num_threads())
         if not self._handle:
             raise MemoryError("no memory or no threads for the pass")
         weakref.finalize(self, self._library.goodspeed_destroy, self._handle)

@@ -48,8 +48,8 @@ inline int whole(int count, int unit) { return (count + unit - 1) / unit * unit;
 
 class Decoder {
 public:
-    Decoder(const goodspeed_shape& shape, int threads, const int* cpus, int cpu_count)
-        : shape_(shape), layers_(size_t(shape.layers)), pool_(threads, cpus, cpu_count) {}
+    Decoder(const goodspeed_shape& shape, int threads)
+        : shape_(shape), layers_(size_t(shape.layers)), pool_(threads) {}
     virtual ~Decoder() = default;
     virtual void matrix(int layer, int which, int rows, int columns, Format format, const void* data,
                         const uint16_t* scales, const uint16_t* minima) = 0;
@@ -106,8 +106,8 @@ class Pass final : public Decoder {
     using Element = typename Math::Element;
 
 public:
-    Pass(const goodspeed_shape& shape, int threads, const int* cpus, int cpu_count)
-        : Decoder(shape, threads, cpus, cpu_count), gates_(size_t(pool_.threads())), attention_(gates_.size()) {}
+    Pass(const goodspeed_shape& shape, int threads)
+        : Decoder(shape, threads), gates_(size_t(pool_.threads())), attention_(gates_.size()) {}
 
     void matrix(int layer, int which, int rows, int columns, Format format, const void* data, const uint16_t* scales,
                 const uint16_t* minima) override {
@@ -373,17 +373,17 @@ using goodspeed::Decoder;
 
 extern "C" {
 
-goodspeed_decoder* goodspeed_create(const goodspeed_shape* shape, int threads, const int* cpus, int cpu_count) {
+goodspeed_decoder* goodspeed_create(const goodspeed_shape* shape, int threads) {
     using namespace goodspeed;
     try {
         Decoder* made;
         if (!shape->bfloat)
-            made = new Pass<FloatMath, float>(*shape, threads, cpus, cpu_count);
+            made = new Pass<FloatMath, float>(*shape, threads);
         else
 #if defined(__AVX512BF16__)
-            made = new Pass<PairMath, uint16_t>(*shape, threads, cpus, cpu_count);
+            made = new Pass<PairMath, uint16_t>(*shape, threads);
 #else
-            made = new Pass<FloatMath, uint16_t>(*shape, threads, cpus, cpu_count);
+            made = new Pass<FloatMath, uint16_t>(*shape, threads);
 #endif
         return reinterpret_cast<goodspeed_decoder*>(made);
     } catch (...) {

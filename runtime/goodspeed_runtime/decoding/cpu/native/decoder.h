@@ -22,7 +22,7 @@ typedef struct {
 } goodspeed_segment;
 
 // NULL where memory or threads are wanting. Not for several callers at once.
-goodspeed_decoder* goodspeed_create(const goodspeed_shape*, int threads, const int* cpus, int cpu_count);
+goodspeed_decoder* goodspeed_create(const goodspeed_shape*, int threads);
 void goodspeed_destroy(goodspeed_decoder*);
 
 // which: 0 head, 1 query-key-value, 2 output, 3 gate, 4 up, 5 down. format: 0 bfloat16, 1 float32, 2 integers

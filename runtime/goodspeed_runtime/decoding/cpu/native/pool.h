@@ -1,7 +1,7 @@
 // Threads that share one pass: work is claimed piece by piece, and a late thread holds nobody up.
 //
 // A phase is over when its pieces are done, not when every thread has looked at it: where another process
-// has the core of a helper, the others do its pieces. Helpers spin for a moment between phases and sleep
+// has the core of a helper, the others do its pieces, so no thread needs a core of its own. Helpers spin for a moment between phases and sleep
 // between passes, so that co-located processes get the cores.
 #pragma once
 
@@ -12,8 +12,6 @@
 
 #if defined(__linux__)
 #include <linux/futex.h>
-#include <pthread.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -33,19 +31,8 @@ inline void relax() {
 
 class Pool {
 public:
-    // `cpus`: where helpers are pinned, one each; none given, none pinned.
-    Pool(int threads, const int* cpus, int cpu_count) {
-        for (int i = 1; i < threads; i++) {
-            helpers_.emplace_back([this, i] { help(i); });
-#if defined(__linux__)
-            if (cpu_count) {
-                cpu_set_t set;
-                CPU_ZERO(&set);
-                CPU_SET(cpus[i % cpu_count], &set);
-                pthread_setaffinity_np(helpers_.back().native_handle(), sizeof set, &set);
-            }
-#endif
-        }
+    explicit Pool(int threads) {
+        for (int i = 1; i < threads; i++) helpers_.emplace_back([this, i] { help(i); });
     }
 
     ~Pool() {
