@@ -58,7 +58,7 @@ struct Activations {
 
 // sums[block][row] of `kRows` rows from x on, `width` words apart. Two blocks keep the adders of few rows busy.
 template <class Math, Format format, int kRows, size_t... kBlock>
-inline void strip(std::index_sequence<kBlock...>, const uint8_t* const* blocks, int groups, const uint32_t* x,
+[[gnu::noinline]] void strip(std::index_sequence<kBlock...>, const uint8_t* const* blocks, int groups, const uint32_t* x,
                   size_t width, Vector (*sums)[kStrip]) {
     constexpr int kBlocks = sizeof...(kBlock);
     const size_t ahead = kBlocks * group_bytes(format) * size_t(groups);
@@ -68,7 +68,7 @@ inline void strip(std::index_sequence<kBlock...>, const uint8_t* const* blocks, 
     for (int g = 0; g < groups; g++) {
         const uint32_t* words = x + size_t(g) * Math::kSteps;
         for (int b = 0; b < kBlocks; b++) fetch(blocks[b] + ahead + group_bytes(format) * size_t(g), group_bytes(format));
-#pragma GCC unroll 32
+#pragma GCC unroll 4
         for (int step = 0; step < Math::kSteps; step++) {
 #pragma GCC unroll 2
             for (int b = 0; b < kBlocks; b++) {
@@ -84,8 +84,8 @@ inline void strip(std::index_sequence<kBlock...>, const uint8_t* const* blocks, 
 }
 
 // The same for integers: exact within a group, whose sum is then scaled and added in float32.
-template <class Math, Format format, int kRows, size_t... kBlock>
-inline void integer_strip(std::index_sequence<kBlock...>, const uint8_t* const* blocks, const Activations& x, int first,
+template <Format format, int kRows, size_t... kBlock>
+[[gnu::noinline]] void integer_strip(std::index_sequence<kBlock...>, const uint8_t* const* blocks, const Activations& x, int first,
                           Vector (*sums)[kStrip]) {
     constexpr int kBlocks = sizeof...(kBlock);
     constexpr int kSteps = kGroup / 2;
@@ -103,18 +103,18 @@ inline void integer_strip(std::index_sequence<kBlock...>, const uint8_t* const* 
             for (int r = 0; r < kRows; r++) whole[b][r] = no_integers();
         const int32_t* words = pairs + size_t(g) * kSteps;
         for (int b = 0; b < kBlocks; b++) fetch(blocks[b] + ahead + group_bytes(format) * size_t(g), group_bytes(format));
-#pragma GCC unroll 16
-        for (int step = 0; step < kSteps; step++) {
+        for (int four = 0; four < kSteps; four += 4)
+#pragma GCC unroll 4
+            for (int place = 0; place < 4; place++)
 #pragma GCC unroll 2
-            for (int b = 0; b < kBlocks; b++) {
-                const uint8_t* group = blocks[b] + group_bytes(format) * size_t(g);
-                const Integers weights = format == Format::kBytes ? load_bytes(group + 32 * step)
-                                                                  : nibbles(load_shorts(group + 64 * (step / 4)), step % 4);
+                for (int b = 0; b < kBlocks; b++) {
+                    const uint8_t* group = blocks[b] + group_bytes(format) * size_t(g);
+                    const Integers weights = format == Format::kBytes ? load_bytes(group + 32 * (four + place))
+                                                                      : nibbles(load_shorts(group + 16 * four), place);
 #pragma GCC unroll 12
-                for (int r = 0; r < kRows; r++)
-                    whole[b][r] = multiply_add(whole[b][r], weights, words[size_t(r) * width + step]);
-            }
-        }
+                    for (int r = 0; r < kRows; r++)
+                        whole[b][r] = multiply_add(whole[b][r], weights, words[size_t(r) * width + four + place]);
+                }
         for (int b = 0; b < kBlocks; b++) {
             const uint16_t* tail = (const uint16_t*)(blocks[b] + group_bytes(format) * size_t(g) + integer_bytes(format));
             const Vector scale = load_half(tail);
@@ -135,7 +135,7 @@ template <class Math, Format format, int kRows, class Numbers>
 inline void one_strip(Numbers numbers, const uint8_t* const* blocks, const Activations& x, int first,
                       Vector (*sums)[kStrip]) {
     if constexpr (format == Format::kNibbles || format == Format::kBytes) {
-        integer_strip<Math, format, kRows>(numbers, blocks, x, first, sums);
+        integer_strip<format, kRows>(numbers, blocks, x, first, sums);
     } else {
         const size_t width = size_t(x.groups) * Math::kSteps;
         strip<Math, format, kRows>(numbers, blocks, x.groups, (const uint32_t*)x.elements + size_t(first) * width, width, sums);
