@@ -46,7 +46,9 @@ class Peer:
         Verdicts of sequences that go on alone, for want of a grant, are passed over by who waits for another.
         """
         while True:
-            self._frames = [each for each in self._frames if kind == "verdict" or each[0] != "verdict"]
+            # What came after the wanted one, in the same frame maybe, is kept for who asks next.
+            while self._frames and kind != "verdict" and self._frames[0][0] == "verdict":
+                self._frames.pop(0)
             if self._frames:
                 break
             frame = await self.read()
