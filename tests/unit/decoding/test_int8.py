@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from goodspeed_runtime.decoding.cpu.model import CPUModel
+from goodspeed_runtime.decoding.cpu.native_model import NativeModel
 from goodspeed_runtime.decoding.int8 import Int8Matrix, round_in_place, rounded_linears
 from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.round import Segment
@@ -87,9 +88,10 @@ def test_all_linear_layers_are_rounded_but_the_head_and_nothing_else(family):
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("Llama", CPUModel), ("Qwen2", CPUModel), ("Gemma", PackedModel)]
+    ("family", "kinds"),
+    [("Llama", (NativeModel, CPUModel)), ("Qwen2", (NativeModel, CPUModel)), ("Gemma", PackedModel)],
 )
-def test_a_server_on_the_cpu_gives_the_logits_of_the_rounded_model(family, kind):
+def test_a_server_on_the_cpu_gives_the_logits_of_the_rounded_model(family, kinds):
     plain = build(family)
     for linear in rounded_linears(plain):
         linear.weight.copy_(Int8Matrix.of(linear.weight).dequantised())
@@ -104,7 +106,7 @@ def test_a_server_on_the_cpu_gives_the_logits_of_the_rounded_model(family, kind)
         max_rows=32,
         weights="int8",
     )
-    assert isinstance(model, kind)
+    assert isinstance(model, kinds)
     logits = model.forward([Segment(model.acquire(), 0, tokens[0].tolist(), 30)])
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
     assert float((logits - unrounded).norm()) > 20 * float((logits - expected).norm())
