@@ -94,9 +94,10 @@ def test_no_label_has_more_values_than_there_are_things(scraped):
     assert len(values["cell"]) == 2
     assert values["tenant"] == {"gold"}
     assert values["result"] == {"kept", "dropped"}
+    assert values["source"] <= {"computed", "shared"}
     assert len(values["position"]) <= 16
     assert len(values["size"]) <= 16
     assert set(values) == {
         "__name__", "cell", "cluster", "code", "drafter", "instance", "job", "le", "phase", "pool",
-        "position", "result", "size", "tenant",
+        "position", "result", "size", "source", "tenant",
     }  # fmt: skip
