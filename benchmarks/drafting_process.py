@@ -89,7 +89,9 @@ def _engine(options: argparse.Namespace) -> tuple[DraftEngine, str, int]:
     if kind == "shape":
         from random_model import random_module
 
-        loaded = SimpleNamespace(module=random_module(rest, options.device), fingerprint="random")
+        loaded = SimpleNamespace(
+            module=random_module(rest, options.device), fingerprint="random", proposals=None
+        )
     else:
         from goodspeed_runtime.models.loading import load_model
 

@@ -18,7 +18,8 @@ class DraftTimeEstimator:
 
     Least squares that forget: what is older than some 1/(1 − memory) drafts hardly counts. A drafter that
     pauses once would bend the line for long, so what is far above it counts as three times what was
-    expected; one that has really become slow is believed after a few drafts.
+    expected; one that has really become slow is believed after a few drafts. What is far below shows that
+    the drafts before were the pause (a first draft reads its whole prompt), and these are half forgotten.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class DraftTimeEstimator:
         if len(rows) and not (drafted.min() >= 0 and seconds.min() >= 0 and seconds.max() < np.inf):
             raise ValueError("lengths and seconds must be finite and not negative")
         delay, draft = self.line(rows)
-        taken = np.minimum(seconds, 3 * (delay + drafted * draft) + 0.005)
+        expected = delay + drafted * draft
+        taken = np.minimum(seconds, 3 * expected + 0.005)
         self._sums[np.unique(rows)] *= self._memory
+        self._sums[np.unique(rows[seconds < expected / 2])] *= 0.5
         one = np.ones(len(rows))
         np.add.at(self._sums, rows, np.stack([one, drafted, drafted**2, taken, drafted * taken], axis=1))
 
@@ -71,7 +74,12 @@ class DraftTimeEstimator:
 
 
 class PassTimeEstimator:
-    """T_V: seconds of a forward pass by the tokens in it, as smoothed means in bins half an octave apart."""
+    """T_V: seconds of a forward pass by the tokens in it, as smoothed means in bins half an octave apart.
+
+    A size whose first pass is slow for a reason of its own, a kernel's compilation say, would look dear, be
+    avoided, and never be measured again. So what takes longer than twice the mean counts as twice, and
+    a pass far below it moves the mean half way at once: no pass is quick by accident.
+    """
 
     def __init__(self, *, step: float = 0.05, prior: VerificationCost | None = None) -> None:
         """`prior` is the answer until two bins have been seen."""
@@ -92,6 +100,9 @@ class PassTimeEstimator:
         place = round(2 * np.log2(tokens))
         mean_tokens, mean_seconds, count = self._bins.get(place, (0.0, 0.0, 0))
         step = max(self._step, 1 / (count + 1))
+        if count and seconds < mean_seconds / 2:
+            step = max(step, 0.5)
+        seconds = min(seconds, 2 * mean_seconds) if count else seconds
         self._bins[place] = (
             mean_tokens + step * (tokens - mean_tokens),
             mean_seconds + step * (seconds - mean_seconds),

@@ -7,17 +7,27 @@ grants are found with a price on budget and, by Dinkelbach's method for a ratio,
 time; the best D wins.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Refinements, check
 from goodspeed_runtime.scheduling.arrays import Flags, Floats, Integers
 from goodspeed_runtime.scheduling.goodput import expected_by_length
-from goodspeed_runtime.scheduling.timing import Timing, VerificationCost
+from goodspeed_runtime.scheduling.timing import Curve
 from goodspeed_runtime.scheduling.utility import AlphaFair
 
 _DEADLINES = 16
+_GOLDEN = (5**0.5 - 1) / 2
 _DINKELBACH_STEPS = 4
 _PERIOD_STEPS = 3
+_ENOUGH = 1 + 1e-3
+"""Less than that a further step of Dinkelbach's method is not worth."""
+_MOST_NUMBERS = 1 << 13
+"""Of all deadlines, sequences and lengths that are looked at together; with more, fewer deadlines."""
+_HUGE = 1e300
 
 
 class PerSecondAllocator:
@@ -38,6 +48,8 @@ class PerSecondAllocator:
         self._age = 0
         self._chosen: float | None = None
         self._gained = 0.0
+        self._value = 0.0
+        self._phase = 0.0
 
     def allocate(
         self,
@@ -69,97 +81,153 @@ class PerSecondAllocator:
         lengths = np.arange(min(int(caps.max()), budget + 1) + 1)
         earned = expected_by_length(acceptance, lengths, refinements.survival)
         worth = weights * np.exp(np.minimum(self._utility.log_gradient(goodput), 600.0))
-        earned *= (worth / max(float(worth.max()), 1e-300))[:, None]
+        scale = max(float(worth.max()), 1e-300)
+        earned *= (worth / scale)[:, None]
         allowed = (lengths <= caps[:, None]) & (lengths >= floors[:, None])
         arrivals = timing.delay_seconds[:, None] + lengths * timing.draft_seconds[:, None]
-        problem = (earned, arrivals, allowed, timing)
-        if self._chosen is None or self._age >= self._rescan:
-            spread = np.unique(arrivals[allowed])
-            if len(spread) > _DEADLINES:
-                spread = np.quantile(arrivals[allowed], np.linspace(0, 1, _DEADLINES))
-            candidates = np.unique(np.concatenate([[0.0], spread]))
-            grants, values, prices = _divide(candidates, *problem, budget)
+        problem = Problem(earned, arrivals, allowed, timing.verification.curve())
+        rescan = self._chosen is None or self._age >= self._rescan
+        candidates = self._candidates(problem) if rescan else np.array([self._chosen])
+        guess = np.full(len(candidates), self._value / scale)
+        grants, values, prices = _divide(candidates, problem, budget, guess)
+        if rescan:
             # At one deadline a token more may be worth nothing, since its draft would be late; with the
             # deadline that fits it, it is.
-            self._gained = float(_divide(candidates, *problem, budget + 1)[1].max() - values.max())
+            more = _divide(candidates, problem, budget + 1, values)[1]
+            self._gained = max(float(more.max() - values.max()), 0.0)
             self._age = 0
-        else:
-            candidates = np.array([self._chosen])
-            grants, values, prices = _divide(candidates, *problem, budget)
         self._age += 1
         best = int(values.argmax())
         self._chosen = float(candidates[best])
+        self._value = float(values[best]) * scale
         price = max(float(prices[best]), self._gained)
-        return Allocation(grants[best], price * float(worth.max()), self._chosen)
+        return Allocation(grants[best], price * scale, self._chosen)
+
+    def _candidates(self, problem: Problem) -> Floats:
+        """Deadlines to choose from: none, the present one, and some of those at which drafts arrive.
+
+        Which of these changes from time to time, so that all are looked at sooner or later.
+        """
+        arrivals = problem.arrivals[problem.allowed]
+        most = min(max(_MOST_NUMBERS // problem.arrivals.size, 2), _DEADLINES)
+        spread = np.unique(arrivals)
+        if len(spread) > most:
+            self._phase = (self._phase + _GOLDEN) % 1
+            inner = (np.arange(most - 1) + self._phase) / (most - 1)
+            spread = np.quantile(arrivals, np.append(inner, 1.0))
+        present = [] if self._chosen is None else [self._chosen]
+        return np.unique(np.concatenate([[0.0], present, spread]))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What the allocation is between, one row a sequence and one column a length.
+
+    Attributes:
+        earned: float64 `[n, L + 1]`, what a draft of each length is worth, bonus included.
+        arrivals: float64 `[n, L + 1]`, seconds after the verdicts when it is there.
+        allowed: bool `[n, L + 1]`.
+        cost: T_V of tokens `[d]`: seconds and slopes, `[d]` each.
+    """
+
+    earned: Floats
+    arrivals: Floats
+    allowed: Flags
+    cost: Curve
 
 
 def _divide(
-    deadlines: Floats, earned: Floats, arrivals: Floats, allowed: Flags, timing: Timing, budget: int
+    deadlines: Floats, problem: Problem, budget: int, ratio: Floats
 ) -> tuple[Integers, Floats, Floats]:
-    """For every deadline `[d]` the grants int64 `[d, n]`, what they earn a second, and the price."""
-    rows, lengths = np.arange(earned.shape[0]), np.arange(earned.shape[1])
-    cost = timing.verification
-    grants = np.zeros((len(deadlines), len(rows)), np.int64)
-    values, prices = np.full(len(deadlines), -1.0), np.zeros(len(deadlines))
-    for place, deadline in enumerate(deadlines):
-        period, slope, ratio = deadline + cost.at(len(rows)), cost.slope(len(rows)), 0.0
-        for _ in range(_DINKELBACH_STEPS):
-            every = _turns(arrivals, deadline, period)
-            net = (earned - ratio * slope * (lengths + 1)) / every
-            found, price = _buy(net, allowed, budget)
-            period, slope = _period(found, arrivals[rows, found], deadline, cost, period)
-            turn = _turns(arrivals[rows, found], deadline, period)
-            ratio = float((earned[rows, found] / turn).sum()) / period
-            if ratio <= values[place]:
-                break
-            grants[place], values[place], prices[place] = found, ratio, price / period
+    """For every deadline `[d]` the grants int64 `[d, n]`, what they earn a second, and the price.
+
+    All deadlines are looked at together: for a few sequences an array operation costs more than its numbers.
+    Dinkelbach's method begins at `ratio`, `[d]`, a guess of what they earn, any number from 0 on.
+    """
+    count, (size, width) = len(deadlines), problem.earned.shape
+    grants = np.zeros((count, size), np.int64)
+    values, prices = np.full(count, -1.0), np.zeros(count)
+    seconds, slope = problem.cost(np.full(count, float(size)))
+    period = deadlines + seconds
+    late = np.maximum(problem.arrivals - deadlines[:, None, None], 0)
+    tokens = np.arange(1.0, width + 1)
+    rows = np.arange(size)
+    places = np.arange(count)[:, None]
+    for _ in range(_DINKELBACH_STEPS):
+        net = (problem.earned - (ratio * slope)[:, None, None] * tokens) / _turns(late, period[:, None, None])
+        found, price = _buy(net, problem.allowed, budget)
+        its_late = late[places, rows, found]
+        period, slope = _period(found, its_late, deadlines, problem.cost, period)
+        ratio = (problem.earned[rows, found] / _turns(its_late, period[:, None])).sum(axis=1) / period
+        better = ratio > values * _ENOUGH
+        if not better.any():
+            break
+        grants[better], values[better], prices[better] = (
+            found[better],
+            ratio[better],
+            (price / period)[better],
+        )
     return grants, values, prices
 
 
-def _turns(arrivals: Floats, deadline: float, period: float) -> Floats:
-    """Every how many rounds a draft that takes so long is verified."""
-    return np.asarray(1 + np.ceil(np.maximum(arrivals - deadline, 0) / period - 1e-9))
+def _turns(late: Floats, period: Floats) -> Floats:
+    """Every how many rounds a draft is verified that is so much later than the deadline."""
+    return np.asarray(1 + np.ceil(late / period - 1e-9))
 
 
 def _period(
-    found: Integers, arrivals: Floats, deadline: float, cost: VerificationCost, period: float
-) -> tuple[float, float]:
-    """Seconds of a round on average with these grants, and what a token more in it adds."""
-    tokens = 0.0
+    found: Integers, late: Floats, deadlines: Floats, cost: Curve, period: Floats
+) -> tuple[Floats, Floats]:
+    """Seconds of a round on average with these grants, and what a token more in it adds, `[d]` each."""
+    slope = period
     for _ in range(_PERIOD_STEPS):
-        tokens = float(((found + 1) / _turns(arrivals, deadline, period)).sum())
-        period = deadline + cost.at(tokens)
-    return period, cost.slope(tokens)
+        tokens = ((found + 1) / _turns(late, period[:, None])).sum(axis=1)
+        seconds, slope = cost(tokens)
+        period = deadlines + seconds
+    return period, slope
 
 
-def _buy(net: Floats, allowed: Flags, budget: int) -> tuple[Integers, float]:
-    """The lengths that maximise Σ net (float64 `[n, L + 1]`) within the budget, at one price."""
+def _buy(net: Floats, allowed: Flags, budget: int) -> tuple[Integers, Floats]:
+    """The lengths that maximise Σ net (float64 `[d, n, L + 1]`) within the budget, at one price each."""
     steps = _envelope(net, allowed)
-    last = steps.size - 1 - budget
-    cut = max(float(np.partition(steps, last, axis=None)[last]), 0.0) if last >= 0 else 0.0
+    flat = steps.reshape(len(steps), -1)
+    last = flat.shape[1] - 1 - budget
+    cuts = np.zeros(len(flat))
+    if last >= 0:
+        cuts = np.maximum(np.partition(flat, last, axis=1)[:, last], 0.0)
     # All steps of one piece of an envelope are equal, so that nobody stops within a piece.
-    found = (steps > cut).sum(axis=1)
-    if cut:
-        _spend(np.where(allowed, net, -np.inf), found, budget - int(found.sum()))
-    return found, cut
+    price = cuts[:, None, None]
+    found = (steps > price).sum(axis=2)
+    if cuts.any():
+        tied = (steps == price).sum(axis=2) * (cuts > 0)[:, None]
+        whole = np.cumsum(tied, axis=1) <= (budget - found.sum(axis=1))[:, None]
+        found += tied * whole
+        left = budget - found.sum(axis=1)
+        for place in np.flatnonzero((left > 0) & (tied > 0).any(axis=1) & (cuts > 0)).tolist():
+            _spend(np.where(allowed, net[place], -np.inf), found[place], int(left[place]))
+    return found, cuts
 
 
 def _envelope(net: Floats, allowed: Flags) -> Floats:
-    """float64 `[n, L]`: the slopes of the least concave curve above each row of `net`, where it is allowed.
+    """float64 `[d, n, L]`: slopes of the least concave curve above each row of `net`, where it is allowed.
 
-    Below a row's floor they are infinite, above its cap minus infinity. The slope at a step is the least,
+    Below a row's floor they are huge, above its cap minus infinity. The slope at a step is the least,
     over where a piece may begin, of the largest, over where it may end (the min-max formula of isotonic
     regression).
     """
-    places = np.arange(net.shape[1])
-    span = (places[:, None] - places)[:, :, None]  # axes: where a piece ends, where it begins, rows
-    values, open_ = net.T, allowed.T
-    slopes = (values[:, None] - values) / np.where(span > 0, span, 1)
-    slopes = np.where((span > 0) & open_[:, None], slopes, -np.inf)
-    slopes = np.where(open_, slopes, np.inf)
-    ends = np.maximum.accumulate(slopes[::-1], axis=0)[::-1]
-    begins = np.minimum.accumulate(ends, axis=1)
-    return np.asarray(begins[places[1:], places[:-1]].T)
+    width = net.shape[2]
+    ends = np.ascontiguousarray(np.where(allowed, net, -np.inf).transpose(2, 0, 1))
+    begins = allowed.T[:, None, :]
+    slopes = np.full((width - 1, *ends.shape[1:]), np.inf)
+    spans = np.arange(1.0, width)[:, None, None]
+    for begin in range(width - 1):
+        from_ = np.where(begins[begin], ends[begin], -_HUGE)
+        pieces = (ends[begin + 1 :] - from_) / spans[: width - 1 - begin]
+        # Row by row is several times as fast as `accumulate` along them.
+        for end in range(len(pieces) - 1, 0, -1):
+            np.maximum(pieces[end - 1], pieces[end], out=pieces[end - 1])
+        np.minimum(slopes[begin:], pieces, out=slopes[begin:])
+    return np.ascontiguousarray(slopes.transpose(1, 2, 0))
 
 
 def _spend(net: Floats, found: Integers, left: int) -> None:

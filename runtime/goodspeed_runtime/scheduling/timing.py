@@ -5,10 +5,15 @@ need.
 """
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from goodspeed_runtime.scheduling.arrays import Floats
+
+Curve = Callable[[Floats], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,19 @@ class VerificationCost:
         rise = self.seconds[piece + 1] - self.seconds[piece]
         steep = rise / (self.tokens[piece + 1] - self.tokens[piece])
         return max(self.seconds[piece] + (tokens - self.tokens[piece]) * steep, self.seconds[0])
+
+    def curve(self) -> Curve:
+        """`at` and `slope` of many tokens at once, float64 of their shape each."""
+        places, seconds = np.array(self.tokens), np.array(self.seconds)
+        steep = np.diff(seconds) / np.diff(places)
+        corners = places[1:-1]
+
+        def cost(tokens: Floats) -> tuple[Floats, Floats]:
+            piece = np.searchsorted(corners, tokens, side="right")
+            slope = steep[piece]
+            return np.maximum(seconds[piece] + (tokens - places[piece]) * slope, seconds[0]), slope
+
+        return cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,8 @@ class Speeds:
         for row, trip in zip(arrivals.rows.tolist(), (arrivals.seconds - held).tolist(), strict=True):
             old = self._trips[row]
             # A pause of the network must not look like a longer way, nor its end take long to show.
-            self._trips[row] = (
-                trip if np.isnan(old) else old + _TRIP_STEP * (min(trip, 3 * old + 0.005) - old)
-            )
+            step = 0.5 if trip < old / 2 else _TRIP_STEP
+            self._trips[row] = trip if np.isnan(old) else old + step * (min(trip, 3 * old + 0.005) - old)
 
     def goodput(self, rows: Integers) -> Floats:
         """X of accounts in tokens per second, float64 `[m]`."""

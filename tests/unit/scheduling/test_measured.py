@@ -93,6 +93,38 @@ def test_until_two_sizes_were_seen_the_prior_holds() -> None:
     assert estimator.cost() == prior
 
 
+def test_a_size_whose_first_pass_was_slow_is_not_thought_dear_for_long() -> None:
+    estimator = PassTimeEstimator()
+    estimator.update(8, 0.006)
+    estimator.update(64, 2.0)
+    for _ in range(12):
+        estimator.update(64, 0.007)
+    assert estimator.cost().at(64) == pytest.approx(0.007, rel=0.1)
+
+
+def test_a_single_slow_pass_hardly_counts_and_lastingly_slow_ones_are_believed() -> None:
+    estimator = PassTimeEstimator()
+    for tokens in (8, 64):
+        for _ in range(50):
+            estimator.update(tokens, 0.006)
+    estimator.update(64, 5.0)
+    assert estimator.cost().at(64) < 0.007
+    for _ in range(200):
+        estimator.update(64, 0.05)
+    assert estimator.cost().at(64) == pytest.approx(0.05, rel=0.1)
+
+
+def test_a_drafter_whose_first_drafts_read_a_prompt_is_not_thought_slow_for_long() -> None:
+    estimator = DraftTimeEstimator(prior_delay=0.002)
+    estimator.add(0)
+    for _ in range(5):
+        estimator.update(ROW, np.array([4]), np.array([2.0]))
+    for _ in range(8):
+        estimator.update(ROW, np.array([4]), np.array([0.004]))
+    delay, draft = estimator.line(ROW)
+    assert delay[0] + 4 * draft[0] < 0.012
+
+
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(1e-6, 10)), min_size=2, max_size=60))
 def test_more_tokens_never_cost_less(passes: list[tuple[int, float]]) -> None:
     estimator = PassTimeEstimator()
