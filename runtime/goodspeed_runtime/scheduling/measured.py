@@ -19,7 +19,7 @@ class DraftTimeEstimator:
     Least squares that forget: what is older than some 1/(1 − memory) drafts hardly counts. A drafter that
     pauses once would bend the line for long, so what is far above it counts as three times what was
     expected; one that has really become slow is believed after a few drafts. What is far below shows that
-    the drafts before were the pause (a first draft reads its whole prompt), and these are half forgotten.
+    the drafts before were the pause (a first draft reads its whole prompt): they are soon forgotten.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DraftTimeEstimator:
         expected = delay + drafted * draft
         taken = np.minimum(seconds, 3 * expected + 0.005)
         self._sums[np.unique(rows)] *= self._memory
-        self._sums[np.unique(rows[seconds < expected / 2])] *= 0.5
+        self._sums[np.unique(rows[seconds < expected / 2])] *= 0.6
         one = np.ones(len(rows))
         np.add.at(self._sums, rows, np.stack([one, drafted, drafted**2, taken, drafted * taken], axis=1))
 
@@ -67,6 +67,9 @@ class DraftTimeEstimator:
         """(delay, seconds a token), float64 `[m]` each, neither negative."""
         count, n, nn, y, ny = (self._sums[rows] + self._prior).T
         slope = np.maximum((count * ny - n * y) / (count * nn - n * n), 0)
+        # Drafts of one length tell delay and slope apart by the prior alone; but none has a delay below zero.
+        seen_n, seen_y = self._sums[rows, 1], self._sums[rows, 3]
+        slope = np.minimum(slope, np.where(seen_n > 0, seen_y / np.maximum(seen_n, 1e-9), np.inf))
         delay = (y - slope * n) / count
         # A line that would start below zero is the best one through zero instead.
         through_zero = delay < 0
@@ -100,7 +103,7 @@ class PassTimeEstimator:
         place = round(2 * np.log2(tokens))
         mean_tokens, mean_seconds, count = self._bins.get(place, (0.0, 0.0, 0))
         step = max(self._step, 1 / (count + 1))
-        if count and seconds < mean_seconds / 2:
+        if count and seconds < mean_seconds / 1.5:
             step = max(step, 0.5)
         seconds = min(seconds, 2 * mean_seconds) if count else seconds
         self._bins[place] = (

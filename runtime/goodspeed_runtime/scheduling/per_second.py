@@ -1,10 +1,11 @@
 """Grants for goodput per second: the round's deadline is chosen with them, late drafts join a later round.
 
 The paper's rounds wait for everyone (PAPER, "Where the paper stops", 1 and 2). Here a round waits D seconds
-after the last verdicts. A draft that arrives within D is verified every round, one that takes longer every
-k-th, so that a client earns mu(s)/(k·P) tokens per second with P = D + T_V(tokens). For each D the best
-grants are found with a price on budget and, by Dinkelbach's method for a ratio, a price on the verifier's
-time; the best D wins.
+after the last verdicts, and P = D + T_V(tokens). A draft that arrives within D is verified every round, one
+that takes longer every k-th; in the rounds between the verifier gives a token of its own, with which the
+draft agrees or is lost, so that a client earns (k + mu(s) - mu(k-1))/(k·P) tokens per second. For each D
+the best grants are found with a price on budget and, by Dinkelbach's method for a ratio, a price on the
+verifier's time; the best D wins.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class PerSecondAllocator:
         earned *= (worth / scale)[:, None]
         allowed = (lengths <= caps[:, None]) & (lengths >= floors[:, None])
         arrivals = timing.delay_seconds[:, None] + lengths * timing.draft_seconds[:, None]
+        # Who drafts nothing waits for nothing: the verifier goes on by itself.
+        arrivals[:, 0] = 0
         problem = Problem(earned, arrivals, allowed, timing.verification.curve())
         rescan = self._chosen is None or self._age >= self._rescan
         candidates = self._candidates(problem) if rescan else np.array([self._chosen])
@@ -150,23 +153,21 @@ def _divide(
     seconds, slope = problem.cost(np.full(count, float(size)))
     period = deadlines + seconds
     late = np.maximum(problem.arrivals - deadlines[:, None, None], 0)
-    tokens = np.arange(1.0, width + 1)
-    rows = np.arange(size)
-    places = np.arange(count)[:, None]
+    every = np.arange(size)[:, None], np.arange(width)
+    rows, places = np.arange(size), np.arange(count)[:, None]
     for _ in range(_DINKELBACH_STEPS):
-        net = (problem.earned - (ratio * slope)[:, None, None] * tokens) / _turns(late, period[:, None, None])
-        found, price = _buy(net, problem.allowed, budget)
+        turns = _turns(late, period[:, None, None])
+        fed = (ratio * slope)[:, None, None] * np.maximum(every[1] + 1, turns)
+        found, price = _buy((_earned(problem, *every, turns) - fed) / turns, problem.allowed, budget)
         its_late = late[places, rows, found]
         period, slope = _period(found, its_late, deadlines, problem.cost, period)
-        ratio = (problem.earned[rows, found] / _turns(its_late, period[:, None])).sum(axis=1) / period
+        turns = _turns(its_late, period[:, None])
+        ratio = (_earned(problem, rows, found, turns) / turns).sum(axis=1) / period
         better = ratio > values * _ENOUGH
         if not better.any():
             break
-        grants[better], values[better], prices[better] = (
-            found[better],
-            ratio[better],
-            (price / period)[better],
-        )
+        grants[better], values[better] = found[better], ratio[better]
+        prices[better] = price[better] / period[better]
     return grants, values, prices
 
 
@@ -175,14 +176,26 @@ def _turns(late: Floats, period: Floats) -> Floats:
     return np.asarray(1 + np.ceil(late / period - 1e-9))
 
 
+def _earned(problem: Problem, rows: Integers, lengths: Integers, turns: Floats) -> Floats:
+    """What sequences earn in so many rounds that end with a draft of such lengths.
+
+    In the rounds before, the verifier gives each a token of its own, k - 1 in all. The draft survives that
+    with probability alpha^(k-1), so that k + mu(s) - mu(k-1) tokens are expected, and k where none is left.
+    """
+    mu = problem.earned
+    overtaken = np.minimum(turns - 1, mu.shape[1] - 1).astype(np.int64)
+    left = np.maximum(mu[rows, lengths] - mu[rows, overtaken], 0)
+    return np.asarray(turns * mu[rows, 0] + left)
+
+
 def _period(
     found: Integers, late: Floats, deadlines: Floats, cost: Curve, period: Floats
 ) -> tuple[Floats, Floats]:
     """Seconds of a round on average with these grants, and what a token more in it adds, `[d]` each."""
     slope = period
     for _ in range(_PERIOD_STEPS):
-        tokens = ((found + 1) / _turns(late, period[:, None])).sum(axis=1)
-        seconds, slope = cost(tokens)
+        turns = _turns(late, period[:, None])
+        seconds, slope = cost((np.maximum(found + 1, turns) / turns).sum(axis=1))
         period = deadlines + seconds
     return period, slope
 

@@ -60,7 +60,7 @@ class Speeds:
 
     def __init__(self, goodput_step: float) -> None:
         self._goodput = GoodputEstimator(step=goodput_step)
-        self._held = DraftTimeEstimator(prior_delay=0.002)
+        self._held = DraftTimeEstimator(prior_delay=0.001, prior_draft=0.001)
         self._passes = PassTimeEstimator()
         self._trips: Floats = np.zeros(0)
 
