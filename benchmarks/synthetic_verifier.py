@@ -18,7 +18,7 @@ from torch import Tensor
 
 from child_process import leave_with_parent
 from goodspeed_runtime.decoding.serving import ServedModel, serve
-from goodspeed_runtime.decoding.verification import Request, Verdicts
+from goodspeed_runtime.decoding.verification import Request, Verdicts, nothing
 from goodspeed_runtime.metrics import VerifierMetrics
 from goodspeed_runtime.verifier.engine import Engine, warm_up
 from goodspeed_runtime.verifier.http import Orders, application
@@ -33,16 +33,16 @@ from random_model import SHAPES, random_module
 class Coin:
     """A lossless test whose outcome is thrown away for a coin's: each drafted token stands by itself."""
 
-    def __init__(
-        self, verify: Callable[[Tensor, Sequence[Request]], Verdicts], acceptance: float, seed: int = 0
-    ) -> None:
+    def __init__(self, verify: Callable[..., Verdicts], acceptance: float, seed: int = 0) -> None:
         self._verify = verify
         self._acceptance = acceptance
         self._rng = np.random.default_rng(seed)
 
-    def __call__(self, logits: Tensor, requests: Sequence[Request]) -> Verdicts:
+    def __call__(
+        self, logits: Tensor, requests: Sequence[Request], *, meanwhile: Callable[[], None] = nothing
+    ) -> Verdicts:
         """As `verify`; next tokens are its own, ids of the vocabulary at the least."""
-        real = self._verify(logits, requests)
+        real = self._verify(logits, requests, meanwhile=meanwhile)
         counts = np.array([len(request.draft.tokens) for request in requests], dtype=np.int64)
         places = np.arange(int(counts.max(initial=0)))
         heads = (self._rng.random((counts.size, places.size)) < self._acceptance) & (places < counts[:, None])

@@ -14,7 +14,7 @@ exponential, and saves the noise of a whole vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from torch import Tensor
 from goodspeed_runtime.decoding.filtering import probabilities
 from goodspeed_runtime.decoding.noise import RACE, REST, WITHIN, uniform_tensor
 from goodspeed_runtime.decoding.transfer import to_device
-from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
+from goodspeed_runtime.decoding.verification import Request, Verdicts, nothing, verify
 
 CANDIDATES = 64
 """Likeliest tokens that race one by one, and with them whatever is as likely as the last of them."""
@@ -95,18 +95,21 @@ def _candidates(target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def verify_coupled(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
+def verify_coupled(
+    logits: Tensor, requests: Sequence[Request], *, meanwhile: Callable[[], None] = nothing
+) -> Verdicts:
     """`verification.verify`, but a drafted token stands when it is the target's own choice.
 
     The soft ratio is then the accepted tokens and, at the first that falls, 0: those after it were drafted
     for another text and say nothing, so they count as the share of those before.
     """
     if all(request.sampling.greedy for request in requests):
-        return verify(logits, requests)
+        return verify(logits, requests, meanwhile=meanwhile)
     if logits.is_cuda:
         from goodspeed_runtime.decoding.fused.judging import judge
 
-        return judge(logits, requests, candidates=CANDIDATES)
+        return judge(logits, requests, candidates=CANDIDATES, meanwhile=meanwhile)
+    meanwhile()
     return verify_coupled_by_parts(logits, requests)
 
 

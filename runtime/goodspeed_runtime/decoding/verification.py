@@ -10,7 +10,7 @@ limits is `commitment`'s concern.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,14 +81,21 @@ class Verdicts:
     soft_ratios: npt.NDArray[np.float64]
 
 
+def nothing() -> None:
+    """What the host does while a device computes, where it has nothing to do."""
+
+
 @torch.inference_mode()
-def verify(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
+def verify(
+    logits: Tensor, requests: Sequence[Request], *, meanwhile: Callable[[], None] = nothing
+) -> Verdicts:
     """Tests all drafts of a round at once.
 
     Args:
         logits: float32 ``[sum of (draft length + 1), vocabulary]``: for each request the
             target's logits for its drafted positions and for the one after them.
         requests: in the order of the logits.
+        meanwhile: work for the host while a device computes; on a CPU it is done first.
 
     Returns:
         The verdicts, by one copy from the device.
@@ -104,7 +111,8 @@ def verify(logits: Tensor, requests: Sequence[Request]) -> Verdicts:
     if logits.is_cuda and requests:
         from goodspeed_runtime.decoding.fused.judging import judge
 
-        return judge(logits, requests)
+        return judge(logits, requests, meanwhile=meanwhile)
+    meanwhile()
     return verify_by_parts(logits, requests)
 
 

@@ -51,6 +51,7 @@ class PerSecondAllocator:
         self._gained = 0.0
         self._value = 0.0
         self._phase = 0.0
+        self._last: tuple[Problem, int, float] | None = None
 
     def allocate(
         self,
@@ -89,22 +90,36 @@ class PerSecondAllocator:
         # Who drafts nothing waits for nothing: the verifier goes on by itself.
         arrivals[:, 0] = 0
         problem = Problem(earned, arrivals, allowed, timing.verification.curve())
-        rescan = self._chosen is None or self._age >= self._rescan
-        candidates = self._candidates(problem) if rescan else np.array([self._chosen])
-        guess = np.full(len(candidates), self._value / scale)
-        grants, values, prices = _divide(candidates, problem, budget, guess)
-        if rescan:
-            # At one deadline a token more may be worth nothing, since its draft would be late; with the
-            # deadline that fits it, it is.
-            more = _divide(candidates, problem, budget + 1, values)[1]
-            self._gained = max(float(more.max() - values.max()), 0.0)
-            self._age = 0
+        self._last = problem, budget, scale
+        if self._chosen is None or self._age >= self._rescan:
+            self._reconsider()
         self._age += 1
-        best = int(values.argmax())
-        self._chosen = float(candidates[best])
-        self._value = float(values[best]) * scale
-        price = max(float(prices[best]), self._gained)
-        return Allocation(grants[best], price * scale, self._chosen)
+        guess = np.array([self._value / scale])
+        grants, values, prices = _divide(np.array([self._chosen]), problem, budget, guess)
+        self._value = float(values[0]) * scale
+        price = max(float(prices[0]), self._gained)
+        return Allocation(grants[0], price * scale, self._chosen)
+
+    def reconsider(self) -> None:
+        """Chooses the deadline of the next allocations by the last one, if it is time to.
+
+        Who calls this between allocations, when nobody waits, spares them the choice.
+        """
+        if self._last is not None and self._age >= self._rescan:
+            self._reconsider()
+
+    def _reconsider(self) -> None:
+        assert self._last is not None
+        problem, budget, scale = self._last
+        candidates = self._candidates(problem)
+        guess = np.full(len(candidates), self._value / scale)
+        values = _divide(candidates, problem, budget, guess)[1]
+        # At one deadline a token more may be worth nothing, since its draft would be late; with the
+        # deadline that fits it, it is.
+        more = _divide(candidates, problem, budget + 1, values)[1]
+        self._gained = max(float(more.max() - values.max()), 0.0)
+        self._chosen = float(candidates[int(values.argmax())])
+        self._age = 0
 
     def _candidates(self, problem: Problem) -> Floats:
         """Deadlines to choose from: none, the present one, and some of those at which drafts arrive.

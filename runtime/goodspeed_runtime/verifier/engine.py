@@ -10,9 +10,12 @@ that keep failing end the process.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Many
+from functools import partial
 
 import numpy as np
 
@@ -39,6 +42,8 @@ from goodspeed_runtime.verifier.verdicts import Replies, commit_first, commit_ve
 logger = logging.getLogger(__name__)
 
 FAILURES_TO_GIVE_UP = 3
+SWITCH_SECONDS = 0.0005
+"""The longest that one thread keeps Python from another."""
 _LATER = 0.25
 """A draft that should have come is expected after this share of the time that it has taken already."""
 
@@ -73,6 +78,8 @@ class Engine:
         self._schedule_seconds = 0.0
         self._wait_seconds: float | None = None
         self._last_tokens = 1
+        self._unbooked: Callable[[], None] | None = None
+        self._device_computes = model.device.type == "cuda"
         self.failed = threading.Event()
         for account in self._grants.tenants.values():
             ledger.add_tenant(account)
@@ -80,6 +87,8 @@ class Engine:
 
     def start(self) -> None:
         """Starts the rounds."""
+        # The event loop sends what a round has come to while the next one is prepared.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
@@ -142,6 +151,7 @@ class Engine:
                 if self._failures >= FAILURES_TO_GIVE_UP:
                     self.failed.set()
                     return
+            self._book()
         except Exception:
             logger.exception("the rounds have ended")
             self.failed.set()
@@ -171,6 +181,7 @@ class Engine:
             roster.admit()
             live = roster.live()
             if not live:
+                self._book()
                 self._inbox.wait(None)
                 began = None
                 continue
@@ -219,7 +230,11 @@ class Engine:
         work = self._under_way = agenda(live, self._joining, limit)
         logits = self._model.forward([item.segment for item in work])
         judged = [item for item in work if item.request is not None]
-        verdicts = self._verify(logits, [item.request for item in judged if item.request is not None])
+        requests = [item.request for item in judged if item.request is not None]
+        if self._device_computes:
+            verdicts = self._verify(logits, requests, meanwhile=self._meanwhile)
+        else:
+            verdicts = self._verify(logits, requests)
         computed = time.monotonic()
         tokens = self._last_tokens = sum(len(item.segment.tokens) for item in work)
         begun = min(item.sequence.granted if item.sequence.opened else item.sequence.arrived for item in work)
@@ -241,7 +256,8 @@ class Engine:
             client.deliver(frame)
         finished = self._last_round = time.monotonic()
         self._schedule_seconds = finished - computed
-        self._ledger.round(
+        self._unbooked = partial(
+            self._ledger.round,
             outcomes,
             tokens=tokens,
             forward=computed - started,
@@ -249,6 +265,18 @@ class Engine:
             grants=self._grants,
             sent_bytes=sent,
         )
+        if not self._device_computes:
+            self._meanwhile()
+
+    def _meanwhile(self) -> None:
+        """What a round leaves to be done that nobody waits for: while a device computes the next one."""
+        self._book()
+        self._grants.reconsider()
+
+    def _book(self) -> None:
+        if self._unbooked is not None:
+            self._unbooked()
+            self._unbooked = None
 
     def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies) -> list[Row]:
         outcomes = []

@@ -171,6 +171,11 @@ class Grants:
         new[places] = granted
         return self._figures(rows, accounts, new, goodput, allocation)
 
+    def reconsider(self) -> None:
+        """Chooses anew, now and then, for how long rounds wait; for when there is time to."""
+        if isinstance(self._allocator, PerSecondAllocator):
+            self._allocator.reconsider()
+
     def _columns(self, active: Many[Sequence]) -> tuple[Integers, ...]:
         """Rows of drafter and account, longest sensible draft, tokens in flight; int64 `[n]` each."""
         settings = self._settings

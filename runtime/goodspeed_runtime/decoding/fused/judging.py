@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goodspeed_runtime.decoding.fused import judging_kernels, racing_kernels, row_kernels
 from goodspeed_runtime.decoding.sampling import Sampling
-from goodspeed_runtime.decoding.verification import Request, Verdicts
+from goodspeed_runtime.decoding.verification import Request, Verdicts, nothing
 
 _BLOCK = 8192
 _WARPS = 16
@@ -23,7 +23,13 @@ _REQUEST_COLUMNS, _DRAFT_COLUMNS = 9, 5
 
 
 @torch.inference_mode()
-def judge(logits: Tensor, requests: Sequence[Request], *, candidates: int = 0) -> Verdicts:
+def judge(
+    logits: Tensor,
+    requests: Sequence[Request],
+    *,
+    candidates: int = 0,
+    meanwhile: Callable[[], None] = nothing,
+) -> Verdicts:
     """`verification.verify`, or `coupling.verify_coupled`, for logits on a CUDA device.
 
     Waits for the device once, at the end. For one thread a device.
@@ -32,11 +38,14 @@ def judge(logits: Tensor, requests: Sequence[Request], *, candidates: int = 0) -
         logits: float32 ``[sum of (draft length + 1), vocabulary]``, contiguous.
         requests: in the order of the logits, at least one.
         candidates: of a coupled race, how many tokens run one by one; 0 is rejection sampling.
+        meanwhile: what the host does before it waits.
 
     Returns:
         The verdicts, by one copy from the device.
     """
-    return launch(logits, requests, candidates=candidates).wait()
+    pending = launch(logits, requests, candidates=candidates)
+    meanwhile()
+    return pending.wait()
 
 
 @dataclass(frozen=True, slots=True)
