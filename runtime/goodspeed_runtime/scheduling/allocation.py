@@ -22,11 +22,19 @@ class Allocation:
             the budget does not bind, and for allocators that solve nothing.
         wait_seconds: How long the next round should wait for drafts after this one's verdicts, where the
             allocator chose that too; None leaves it to the caller.
+        round_seconds: How long a round will then take, where the price is utility per token and second; None
+            where it is utility per token and round.
     """
 
     grants: Integers
     shadow_price: float
     wait_seconds: float | None = None
+    round_seconds: float | None = None
+
+    @property
+    def token_price(self) -> float:
+        """What a token must bring in a round, in utility, to be worth its place in the budget."""
+        return self.shadow_price * (1.0 if self.round_seconds is None else self.round_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,10 +95,10 @@ class PerSecondAllocator:
             self._reconsider()
         self._age += 1
         guess = np.array([self._value / scale])
-        grants, values, prices = _divide(np.array([self._chosen]), problem, budget, guess)
+        grants, values, prices, periods = _divide(np.array([self._chosen]), problem, budget, guess)
         self._value = float(values[0]) * scale
         price = max(float(prices[0]), self._gained)
-        return Allocation(grants[0], price * scale, self._chosen)
+        return Allocation(grants[0], price * scale, self._chosen, float(periods[0]))
 
     def reconsider(self) -> None:
         """Chooses the deadline of the next allocations by the last one, if it is time to.
@@ -156,8 +156,8 @@ class Problem:
 
 def _divide(
     deadlines: Floats, problem: Problem, budget: int, ratio: Floats
-) -> tuple[Integers, Floats, Floats]:
-    """For every deadline `[d]` the grants int64 `[d, n]`, what they earn a second, and the price.
+) -> tuple[Integers, Floats, Floats, Floats]:
+    """For every deadline `[d]` the grants int64 `[d, n]`, what they earn a second, price and period.
 
     All deadlines are looked at together: for a few sequences an array operation costs more than its numbers.
     Dinkelbach's method begins at `ratio`, `[d]`, a guess of what they earn, any number from 0 on.
@@ -167,6 +167,7 @@ def _divide(
     values, prices = np.full(count, -1.0), np.zeros(count)
     seconds, slope = problem.cost(np.full(count, float(size)))
     period = deadlines + seconds
+    periods = period.copy()
     late = np.maximum(problem.arrivals - deadlines[:, None, None], 0)
     every = np.arange(size)[:, None], np.arange(width)
     rows, places = np.arange(size), np.arange(count)[:, None]
@@ -182,8 +183,8 @@ def _divide(
         if not better.any():
             break
         grants[better], values[better] = found[better], ratio[better]
-        prices[better] = price[better] / period[better]
-    return grants, values, prices
+        prices[better], periods[better] = price[better] / period[better], period[better]
+    return grants, values, prices, periods
 
 
 def _turns(late: Floats, period: Floats) -> Floats:

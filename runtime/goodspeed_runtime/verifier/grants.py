@@ -223,7 +223,7 @@ class Grants:
             utility=float((weight * self._utility.value(each)).sum()),
             jain_index=jain_index(each / weight),
             wait_seconds=allocation.wait_seconds,
-            least_chance=np.minimum(allocation.shadow_price / worth, 1.0),
+            least_chance=np.minimum(allocation.token_price / worth, 1.0),
             clients=rows,
             granted=granted,
         )

@@ -58,10 +58,10 @@ FAMILIES = {
 }
 
 
-def build(family, dtype=torch.float32):
+def build(family, dtype=torch.float32, **sizes):
     model, config, options = FAMILIES[family]
     torch.manual_seed(1)
-    return model(config(**SIZES | options)).eval().cuda().to(dtype)
+    return model(config(**SIZES | options | sizes)).eval().cuda().to(dtype)
 
 
 def fused(module, **options):
@@ -112,13 +112,15 @@ def test_any_mix_of_prefills_drafts_and_rollbacks_gives_the_plain_models_logits(
         assert model.lengths == [len(held[slot]) for slot in range(SLOTS)]
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.08), (torch.bfloat16, 0.25)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_weights_give_the_logits_of_the_model_with_those_weights(family, dtype, error):
-    unrounded = build(family)
+    # Of larger weights attention is so sharp that halves of any kind end up far from float32.
+    small = {"initializer_range": 0.02}
+    unrounded = build(family, **small)
     plain = copy.deepcopy(unrounded)
     round_in_place(plain)
-    model = fused(build(family, dtype), weights="int8")
+    model = fused(build(family, dtype, **small), weights="int8")
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, 600).tolist()
     fed, apart, unlike, size = 0, 0.0, 0.0, 0.0
     for count in (450, 97, 40, 5, 1):

@@ -142,6 +142,22 @@ def test_the_price_is_what_one_more_token_adds_though_its_draft_needs_a_later_de
     assert solved(100)[0].shadow_price == 0
 
 
+def test_what_a_token_must_bring_is_less_than_what_the_last_one_granted_brings():
+    """Whoever drafts stops before a token that brings less: by too high a price every draft would be short."""
+    acceptance = 0.8
+    found = allocate(
+        acceptance=[acceptance] * 16,
+        goodput=np.full(16, 300.0),
+        draft=[0.0] * 16,
+        delay=[0.002] * 16,
+        cost=VerificationCost((16.0, 80.0), (0.0075, 0.0082)),
+        budget=64,
+    )
+    assert found.grants.tolist() == [4] * 16
+    least_chance = found.token_price / (1 / 300.0)
+    assert acceptance**5 * 0.5 < least_chance < acceptance**4
+
+
 def test_a_round_does_not_wait_for_one_slow_link_but_for_links_that_are_all_slow():
     cost = VerificationCost.linear(0.03, 1e-4)
     one = allocate(acceptance=[0.7] * 8, draft=[0.002] * 8, delay=[0.01] * 7 + [0.5], cost=cost, budget=32)
