@@ -143,7 +143,7 @@ def test_the_price_is_what_one_more_token_adds_though_its_draft_needs_a_later_de
 
 
 def test_what_a_token_must_bring_is_less_than_what_the_last_one_granted_brings():
-    """Whoever drafts stops before a token that brings less: by too high a price every draft would be short."""
+    """Whoever drafts stops before a token that brings less: at too high a price every draft is short."""
     acceptance = 0.8
     found = allocate(
         acceptance=[acceptance] * 16,
