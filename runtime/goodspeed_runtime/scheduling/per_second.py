@@ -26,6 +26,8 @@ _DINKELBACH_STEPS = 4
 _PERIOD_STEPS = 3
 _ENOUGH = 1 + 1e-3
 """Less than that a further step of Dinkelbach's method is not worth."""
+_TOLL = 0.02
+"""Tokens that a draft must bring at least: less is not worth the work of those who draft it."""
 _MOST_NUMBERS = 1 << 13
 """Of all deadlines, sequences and lengths that are looked at together; with more, fewer deadlines."""
 _HUGE = 1e300
@@ -171,10 +173,11 @@ def _divide(
     late = np.maximum(problem.arrivals - deadlines[:, None, None], 0)
     every = np.arange(size)[:, None], np.arange(width)
     rows, places = np.arange(size), np.arange(count)[:, None]
+    toll = _TOLL * problem.earned[:, :1] * (every[1] > 0)
     for _ in range(_DINKELBACH_STEPS):
         turns = _turns(late, period[:, None, None])
         fed = (ratio * slope)[:, None, None] * np.maximum(every[1] + 1, turns)
-        found, price = _buy((_earned(problem, *every, turns) - fed) / turns, problem.allowed, budget)
+        found, price = _buy((_earned(problem, *every, turns) - fed - toll) / turns, problem.allowed, budget)
         its_late = late[places, rows, found]
         period, slope = _period(found, its_late, deadlines, problem.cost, period)
         turns = _turns(its_late, period[:, None])

@@ -105,6 +105,20 @@ def test_plain_decoding_waits_for_no_link():
     assert allocate(**far, cost=VerificationCost.linear(0.05, 1e-5)).grants.tolist() == [4]
 
 
+def test_a_draft_that_brings_next_to_nothing_is_not_asked_for():
+    """One token over a way as long as a pass is overtaken before it comes."""
+    found = allocate(
+        acceptance=[0.6],
+        draft=[0.0033],
+        delay=[0.002],
+        caps=[1],
+        cost=VerificationCost.linear(0.0074, 1e-6),
+        goodput=np.array([135.0]),
+        budget=8,
+    )
+    assert found.grants.tolist() == [0]
+
+
 def test_a_draft_that_plain_decoding_will_overtake_is_not_asked_for_and_a_longer_one_is():
     """Two passes fit into the draft's way: of one token nothing would be left, of eight most is."""
     cost = VerificationCost.linear(0.02, 1e-5)
