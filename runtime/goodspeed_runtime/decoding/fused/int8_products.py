@@ -75,7 +75,9 @@ class Tiling:
             exchanged = 0 if split == 1 else 8 * split * width * _USUAL_TOKENS / processors
             return busiest * (_ROWS + 2 * _USUAL_TOKENS) + exchanged
 
-        return cls(split=min(range(1, most + 1), key=cost))
+        split = min(range(1, most + 1), key=cost)
+        # Measured on an H100: two tiles' sums fill the registers of four warps, one tile's leave room for more.
+        return cls(split=split) if gated else cls(split=split, warps=8, stages=4)
 
 
 def _divided(value: int, by: int) -> int:
@@ -153,8 +155,10 @@ class Int8Product:
             properties: Any = torch.cuda.get_device_properties(device)
             shared = properties.shared_memory_per_block_optin
             hopper = torch.cuda.get_device_capability(device) >= (9, 0)
-        # The same sums for many tokens, where arithmetic binds.
         stages = 3 if shared > _LARGE_TILE_BYTES else 2
+        if stages == 2:
+            self._tiling = replace(self._tiling, stages=min(self._tiling.stages, stages))
+        # The same sums for many tokens, where arithmetic binds.
         self._large = replace(self._tiling, rows=_ROWS, warps=8, stages=stages)
         # Older cards do not subtract bfloat16.
         self._fast = hopper and inputs.dtype == torch.bfloat16
