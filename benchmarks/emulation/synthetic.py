@@ -81,6 +81,7 @@ class SyntheticTarget:
 
     vocabulary_size = VOCABULARY
     token_ids = None
+    steps = None
     device = torch.device("cpu")
 
     def __init__(self, slots: int, cost: Cost) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.round import Round, Segment, check_segments
 from goodspeed_runtime.decoding.tiles import TILE_ROWS, check_rows, tiles
@@ -126,6 +127,7 @@ class PackedModel:
         cache: keys and values; slots are acquired, released and rolled back there.
         vocabulary_size: columns of the logits.
         token_ids: None: column i of the logits is id i.
+        steps: None: a pass is laid out on the host.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class PackedModel:
         self.device: torch.device = first.device
         self.vocabulary_size = int(self._module.get_input_embeddings().num_embeddings)
         self.token_ids: npt.NDArray[np.int32] | None = None
+        self.steps: Steps | None = None
         self.cache = KVCache(
             [layer.shape for layer in layers],
             slots=slots,

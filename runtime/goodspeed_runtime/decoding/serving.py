@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.cpu.native_model import NativeModel
 from goodspeed_runtime.decoding.fused.weights import NotFusableError
@@ -25,12 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 class ServedModel(Protocol):
-    """A model with its KV cache that takes a ragged batch in one pass; see `PackedModel`."""
+    """A model with its KV cache that takes a ragged batch in one pass; see `PackedModel`.
+
+    With ``steps`` it can also draft several tokens before the host sees any of them (`bursts`).
+    """
 
     cache: KVCache
     vocabulary_size: int
     token_ids: npt.NDArray[np.int32] | None
     device: torch.device
+    steps: Steps | None
 
     @property
     def lengths(self) -> list[int]:

@@ -1,5 +1,9 @@
 """Drafting with a model: all sequences of a call together, one token a pass.
 
+Where the model's device can feed its own draws, a few tokens are drafted before the
+host looks at any of them. Early stop is decided afterwards, token by token, as if each
+had been looked at: what was drafted too far is dropped.
+
 The model keeps its own KV cache, guesses included. After a verdict the cache is
 right up to the last token that stands; where everything guessed does, drafting
 goes on from there, and nothing is computed again.
@@ -14,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goodspeed_runtime.decoding.bursts import MOST_TOKENS, Bursts, Wish
 from goodspeed_runtime.decoding.proposing import Proposal, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.serving import ServedModel, serve
@@ -27,6 +32,8 @@ PREFILL_CHUNK = 256
 """Most tokens of a prompt in one pass."""
 JOINT_TOKENS = 32
 """Most tokens of each sequence in the pass that drafts its first token, together with others."""
+BURST = 4
+"""Tokens drafted between two looks at whether they pay, on a device that can."""
 
 
 @dataclass(slots=True)
@@ -80,6 +87,15 @@ class ModelEngine:
             self._columns = int(np.searchsorted(model.token_ids, vocabulary_size))
             self._token_ids = torch.from_numpy(model.token_ids.astype(np.int64)).to(model.device)
         self._coupled = coupled
+        self._bursts = None
+        if model.steps is not None:
+            self._bursts = Bursts(
+                model.steps,
+                columns=self._columns,
+                support_size=support_size,
+                coupled=coupled,
+                token_ids=self._token_ids,
+            )
         self._states: dict[int, _State] = {}
         self._calibration = Calibration()
 
@@ -132,24 +148,46 @@ class ModelEngine:
             if state is not None and self._wants(job, state)
         ]
         while going:
-            segments = [self._segment(job, state) for job, state in going]
-            logits = self._model.forward(segments)[:, : self._columns]
-            for segment, (_, state) in zip(segments, going, strict=True):
-                state.fed.extend(segment.tokens)
-            proposal = self._propose(logits, going)
-            for row, (_, state) in enumerate(going):
-                size = int(proposal.support_sizes[row])
-                state.hypothesis.add(
-                    int(proposal.tokens[row]),
-                    float(proposal.confidence[row]),
-                    proposal.support_ids[row, :size],
-                    proposal.support_weights[row, :size],
-                )
+            if self._bursts is None:
+                self._token(going)
+            else:
+                self._burst(going, self._bursts)
             going = [(job, state) for job, state in going if self._wants(job, state)]
         return [
             self._answer(job, Hypothesis() if state is None else state.hypothesis)
             for job, state in zip(jobs, states, strict=True)
         ]
+
+    def _token(self, going: Sequence[tuple[Job, _State]]) -> None:
+        segments = [self._segment(job, state) for job, state in going]
+        logits = self._model.forward(segments)[:, : self._columns]
+        for segment, (_, state) in zip(segments, going, strict=True):
+            state.fed.extend(segment.tokens)
+        proposal = self._propose(logits, going)
+        for row, (_, state) in enumerate(going):
+            _add(state.hypothesis, proposal, row)
+
+    def _burst(self, going: Sequence[tuple[Job, _State]], bursts: Bursts) -> None:
+        unchecked = all(not job.least_chance and not job.token_cost for job, _ in going)
+        most = MOST_TOKENS if unchecked else BURST
+        wishes = [
+            Wish(
+                self._segment(job, state),
+                job.sampling,
+                state.hypothesis.start,
+                min(self._limit(job) - len(state.hypothesis.tokens), most),
+            )
+            for job, state in going
+        ]
+        for wish, proposal, (job, state) in zip(wishes, bursts.draft(wishes), going, strict=True):
+            state.fed.extend(wish.segment.tokens)
+            for row in range(wish.count):
+                if row:
+                    if not self._wants(job, state):
+                        break
+                    state.fed.append(state.hypothesis.tokens[-1])
+                _add(state.hypothesis, proposal, row)
+            self._model.lengths[state.slot] = len(state.fed)
 
     def _propose(self, logits: Tensor, going: Sequence[tuple[Job, _State]]) -> Proposal:
         sampling = [job.sampling for job, _ in going]
@@ -221,3 +259,13 @@ class ModelEngine:
         fed = len(state.fed)
         tokens = [*job.tokens[fed:], *state.hypothesis.tokens[max(0, fed - len(job.tokens)) :]]
         return Segment(state.slot, fed, tokens, 1)
+
+
+def _add(hypothesis: Hypothesis, proposal: Proposal, row: int) -> None:
+    size = int(proposal.support_sizes[row])
+    hypothesis.add(
+        int(proposal.tokens[row]),
+        float(proposal.confidence[row]),
+        proposal.support_ids[row, :size],
+        proposal.support_weights[row, :size],
+    )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from exact import FALSE_ALARM, p_value
 
-from goodspeed_runtime.decoding.proposing import WEIGHT_LIMIT, propose
+from goodspeed_runtime.decoding.proposing import WEIGHT_LIMIT, propose, propose_coupled
 from goodspeed_runtime.decoding.sampling import Sampling
 
 DRAWS = 20_000
@@ -61,3 +61,22 @@ def test_logits_that_are_not_finite_still_give_a_token_that_its_q_allows():
     drawn = propose(torch.full((1, 8), float("nan")), [Sampling()], [0], [0], support_size=4)
     assert 0 <= drawn.tokens[0] < 8
     assert drawn.support_sizes[0] == 0
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_who_shares_the_batch_changes_nothing_of_a_greedy_row(coupled):
+    torch.manual_seed(4)
+    logits = torch.randn(2, 40)
+    logits[0, [30, 9]] = 5.0  # which of the two is taken must not depend on company either
+
+    def proposed(count):
+        sampling = [Sampling(0.0), Sampling(1.0)][:count]
+        if coupled:
+            return propose_coupled(logits[:count], sampling, [3] * count)
+        return propose(logits[:count], sampling, [3] * count, [3] * count, support_size=8)
+
+    alone, mixed = proposed(1), proposed(2)
+    assert (alone.tokens[0], alone.support_sizes[0]) == (mixed.tokens[0], mixed.support_sizes[0]) == (9, 0)
+    share = logits[0].softmax(0)[9].item()
+    assert alone.confidence[0] == pytest.approx(share, abs=1e-6)
+    assert mixed.confidence[0] == pytest.approx(share, abs=1e-6)

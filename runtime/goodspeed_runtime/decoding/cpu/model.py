@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, silu
 
+from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
 from goodspeed_runtime.decoding.fused.weights import LayerWeights, NotFusableError, take_apart
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
@@ -47,6 +48,7 @@ class CPUModel:
         cache: keys and values; slots are acquired, released and rolled back there.
         vocabulary_size: ids that may be fed.
         token_ids: int32, rising: the id of each column of the logits; None where column i is id i.
+        steps: None: the host is near.
         device: the CPU.
     """
 
@@ -84,6 +86,7 @@ class CPUModel:
             self._layers.append(_prepacked(layers.pop(0)))
             _empty(module)
         self.token_ids = token_ids
+        self.steps: Steps | None = None
         self._head = PrepackedLinear(
             weights.head if token_ids is None else weights.head[torch.from_numpy(token_ids)]
         )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.cpu import library
 from goodspeed_runtime.decoding.fused.weights import DecoderWeights, LayerWeights, NotFusableError, take_apart
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
@@ -41,6 +42,7 @@ class NativeModel:
         vocabulary_size: ids that may be fed.
         token_ids: int32, rising: the id of each column of the logits; None where column i is id i.
         device: the CPU.
+        steps: None: the host is where the tokens are.
         weight_bytes: read by a pass that wants logits.
     """
 
@@ -75,6 +77,7 @@ class NativeModel:
             raise NotFusableError(str(error)) from error
         weights = take_apart(loaded.module, max_context)
         self.token_ids = token_ids
+        self.steps: Steps | None = None
         self.device = torch.device("cpu")
         self.vocabulary_size = weights.embedding.shape[0]
         self.cache = KVCache(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -18,10 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.fused.decoder import Decoder
 from goodspeed_runtime.decoding.fused.int8_products import quantised
 from goodspeed_runtime.decoding.fused.products import MOST_TOKENS
 from goodspeed_runtime.decoding.fused.schedule import Capacity, describe
+from goodspeed_runtime.decoding.fused.stepping import FusedSteps, Graphs
 from goodspeed_runtime.decoding.fused.weights import take_apart
 from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded
@@ -53,6 +56,7 @@ class FusedModel:
         vocabulary_size: columns of the logits.
         token_ids: None: column i of the logits is id i.
         device: of the weights.
+        steps: for drafts of several tokens (`bursts`); None where batches must not matter.
     """
 
     def __init__(
@@ -114,7 +118,18 @@ class FusedModel:
         self._beginnings: dict[int, torch.cuda.CUDAGraph] = {}
         self._completions: dict[int, torch.cuda.CUDAGraph] = {}
         self._heads: dict[int, torch.cuda.CUDAGraph] = {}
-        self._capture()
+        graphs = self._capture()
+        self.steps: Steps | None = None
+        if self._tile is None:
+            self.steps = FusedSteps(
+                self._decoder,
+                self.cache,
+                self.forward,
+                graphs,
+                sizes=sizes_up_to(min(slots, max_tokens, max_rows)),
+                token_sizes=self._sizes,
+                row_sizes=self._row_sizes,
+            )
 
     @property
     def lengths(self) -> list[int]:
@@ -176,22 +191,15 @@ class FusedModel:
         self._decoder.sent.copy_(self._staging, non_blocking=True)
         self._decoder.begin(tokens)
 
-    @torch.inference_mode()
-    def _capture(self) -> None:
+    def _capture(self) -> Graphs:
         # Captured over an empty schedule: no pairs, and no row is written.
-        pool = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream(self.device)
-        with torch.cuda.stream(stream):
-            work: list[tuple[dict[int, torch.cuda.CUDAGraph], Callable[[int], None], int]]
-            sizes, decoder = self._sizes[::-1], self._decoder
-            work = [(self._beginnings, self._begin, size) for size in sizes]
-            work += [(self._completions, decoder.complete, size) for size in sizes]
-            work += [(self._heads, decoder.head, size) for size in reversed(self._row_sizes)]
-            logger.info("capturing %d graphs, some seconds", len(work))
-            for graphs, part, size in work:
-                part(size)  # compiles kernels and chooses algorithms, which a capture must not
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=pool, stream=stream):
-                    part(size)
-                graphs[size] = graph
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graphs, decoder = Graphs(self.device), self._decoder
+        work: list[tuple[dict[int, torch.cuda.CUDAGraph], Callable[[int], None], int]]
+        sizes = self._sizes[::-1]
+        work = [(self._beginnings, self._begin, size) for size in sizes]
+        work += [(self._completions, decoder.complete, size) for size in sizes]
+        work += [(self._heads, decoder.head, size) for size in reversed(self._row_sizes)]
+        logger.info("capturing %d graphs, some seconds", len(work))
+        for captured, part, size in work:
+            captured[size] = graphs.capture(partial(part, size))
+        return graphs
