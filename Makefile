@@ -45,6 +45,7 @@ bench-rounds: .venv/.dev ## Rounds over emulated networks: barrier and continuou
 
 bench-gpu: .venv/.dev ## Rounds on a GPU against its memory bandwidth, answers beside what else a user could run
 	@for shape in 8b 14b; do $(BIN)/python benchmarks/gpu_verifier.py --shape $$shape --json build/bench/gpu_$$shape.json || exit 1; done
+	@$(BIN)/python benchmarks/gpu_drafting.py --json build/bench/gpu_drafting.json
 	@for workload in smollm2 8b; do $(BIN)/python benchmarks/gpu_end_to_end.py --workload $$workload --json build/bench/gpu_end_to_end_$$workload.json || exit 1; done
 
 crds: .venv/.dev ## Write the CRD from the API's types
