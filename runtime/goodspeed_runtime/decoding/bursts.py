@@ -10,22 +10,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goodspeed_runtime.decoding.coupling import bits
 from goodspeed_runtime.decoding.kv_cache import KVCache
-from goodspeed_runtime.decoding.noise import DRAFT, uniform
-from goodspeed_runtime.decoding.proposing import Manner, Proposal, draw, likeliest, race, support_width
+from goodspeed_runtime.decoding.proposing import Manner, Proposal, Rule, drawn
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 
 MOST_TOKENS = 16
 """Most tokens of a sequence in one burst."""
+_COLUMNS = 9
+"""Slot, count, and `Manner.numbers` of a row."""
 
 
 class Steps(Protocol):
@@ -84,43 +86,35 @@ class Wish:
 class Bursts:
     """Draws for the sequences of one model. Not for several threads at once."""
 
-    def __init__(
-        self,
-        steps: Steps,
-        *,
-        columns: int,
-        support_size: int,
-        coupled: bool = False,
-        token_ids: Tensor | None = None,
-    ) -> None:
+    def __init__(self, steps: Steps, rule: Rule, *, columns: int) -> None:
         """Allocates what a burst needs, and captures its steps.
 
         Args:
             steps: of the model.
+            rule: by which tokens are drawn.
             columns: how many of the logits count, from the first.
-            support_size: most ids in a q.
-            coupled: draws as `propose_coupled` does, else as `propose`.
-            token_ids: int64 ``[columns]``, as for `propose`.
         """
-        self._steps = steps
-        self._columns, self._token_ids, self._coupled = columns, token_ids, coupled
-        self._support = min(support_size, columns)
+        self._steps, self._rule, self._columns = steps, rule, columns
+        self._support = min(rule.support_size, columns)
         rows, device = steps.sizes[-1], steps.logits.device
-        on_cuda = device.type == "cuda"
-        # One copy there: columns of a number a row, and the noise of every token; step comes first.
-        self._sent = torch.zeros(1 + (8 + MOST_TOKENS) * rows, dtype=torch.int64, device=device)
-        self._staging = torch.zeros(self._sent.shape, dtype=torch.int64, pin_memory=on_cuda)
-        self._there, here = _Columns.of(self._sent, rows), _Columns.of(self._staging, rows)
-        self._here = {each.name: getattr(here, each.name).numpy() for each in fields(here)}
-        self._one = torch.ones(rows, dtype=torch.int64, device=device)
-        # What was drawn, by kind: q takes more room than points do.
-        widths = {True: 2, False: 2 if coupled else 2 + 2 * self._support}
-        shapes = {kind: (MOST_TOKENS, rows, width) for kind, width in widths.items()}
+        self._on_cuda = device.type == "cuda"
+        # One copy there: the step, then columns of a number a row.
+        self._sent = torch.zeros(1 + _COLUMNS * rows, dtype=torch.int64, device=device)
+        self._staging = torch.zeros(self._sent.shape, dtype=torch.int64, pin_memory=self._on_cuda)
+        self._here = self._staging.numpy()[1:].reshape(_COLUMNS, rows)
+        self._step = self._sent[:1]
+        self._slots, self._counts, *manner = self._sent[1:].view(_COLUMNS, rows)
+        self._manner = Manner.of(manner, self._step)
+        # What was drawn, by whether all are greedy: q takes more room than points do.
+        kinds = (True, False)
+        shapes = {kind: (MOST_TOKENS, rows, rule.width(columns, greedy=kind)) for kind in kinds}
         self._drawn = {k: torch.zeros(s, dtype=torch.int32, device=device) for k, s in shapes.items()}
-        self._fetched = {k: torch.zeros(s, dtype=torch.int32, pin_memory=on_cuda) for k, s in shapes.items()}
-        self._arrived = torch.cuda.Event() if on_cuda else None
-        self._first = {kind: self._captured(self._draw, kind) for kind in widths}
-        self._next = {kind: self._captured(self._step, kind) for kind in widths}
+        self._fetched = {
+            k: torch.zeros(s, dtype=torch.int32, pin_memory=self._on_cuda) for k, s in shapes.items()
+        }
+        self._arrived = torch.cuda.Event() if self._on_cuda else None
+        self._first = {kind: self._captured(self._draw, kind) for kind in kinds}
+        self._next = {kind: self._captured(self._go_on, kind) for kind in kinds}
 
     @torch.inference_mode()
     def draft(self, wishes: Sequence[Wish]) -> list[Proposal]:
@@ -144,15 +138,15 @@ class Bursts:
         order = sorted(range(len(wishes)), key=lambda index: -wishes[index].count)
         wishes = [wishes[index] for index in order]
         self._steps.begin([wish.segment for wish in wishes])
+        self._send(wishes)
         kind = all(wish.sampling.greedy for wish in wishes)
         length = wishes[0].count
-        self._send(wishes, length, noise=not (kind or self._coupled))
         self._first[kind][self._padded(len(wishes))]()
         for step in range(1, length):
             going = sum(wish.count > step for wish in wishes)
             self._next[kind][self._padded(going)]()
-        drawn = self._fetch(kind, length)
-        drafts = [Proposal.of(drawn[: wish.count, row]) for row, wish in enumerate(wishes)]
+        columns = self._fetch(kind, length)
+        drafts = [Proposal.of(columns[: wish.count, row]) for row, wish in enumerate(wishes)]
         for wish, draft in zip(wishes, drafts, strict=True):
             self._steps.cache.wrote(wish.segment.slot, wish.position, draft.tokens[:-1])
         return [draft for _, draft in sorted(zip(order, drafts, strict=True), key=lambda each: each[0])]
@@ -160,31 +154,22 @@ class Bursts:
     def _padded(self, rows: int) -> int:
         return self._steps.sizes[bisect_left(self._steps.sizes, rows)]
 
-    def _send(self, wishes: Sequence[Wish], length: int, *, noise: bool) -> None:
+    def _send(self, wishes: Sequence[Wish]) -> None:
         # The copy before has arrived: every burst ends by waiting for what came after it.
-        self._staging.zero_()
-        here, count = self._here, len(wishes)
-        samplings = [wish.sampling for wish in wishes]
-        seeds, positions = [s.seed for s in samplings], np.array([wish.position for wish in wishes])
-        columns = {
-            "slots": [wish.segment.slot for wish in wishes],
-            "positions": positions,
-            "counts": [wish.count for wish in wishes],
-            "widths": [support_width(s, self._support) for s in samplings],
-            "greedy": [s.greedy for s in samplings],
-            "seeds": bits(seeds),
-            "temperature": [s.temperature or 1.0 for s in samplings],
-            "top_p": [s.top_p for s in samplings],
-        }
-        for name, column in columns.items():
-            here[name][:count] = column
-        if noise:
-            places = positions + np.arange(length)[:, None]
-            starts = np.array([wish.start for wish in wishes])
-            here["noise"][:length, :count] = uniform(seeds, places, DRAFT, start=starts)
+        self._here[:, len(wishes) :] = 0
+        self._here[:, : len(wishes)] = [
+            [wish.segment.slot for wish in wishes],
+            [wish.count for wish in wishes],
+            *Manner.numbers(
+                [wish.sampling for wish in wishes],
+                [wish.position for wish in wishes],
+                [wish.start for wish in wishes],
+                self._support,
+            ),
+        ]
         self._sent.copy_(self._staging, non_blocking=True)
 
-    def _fetch(self, kind: bool, length: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.int32]]:
+    def _fetch(self, kind: bool, length: int) -> npt.NDArray[np.int32]:
         fetched = self._fetched[kind][:length]
         fetched.copy_(self._drawn[kind][:length], non_blocking=True)
         if self._arrived is not None:
@@ -196,71 +181,36 @@ class Bursts:
         parts = {}
         for rows in reversed(self._steps.sizes):
             self._sent.zero_()  # no sequence, and the first token: nothing is fed
-            parts[rows] = self._steps.capture(lambda rows=rows: part(rows, kind))  # type: ignore[misc]
+            parts[rows] = self._steps.capture(partial(part, rows, kind))
         return parts
 
     @torch.inference_mode()
-    def _step(self, rows: int, kind: bool) -> None:
+    def _go_on(self, rows: int, kind: bool) -> None:
         """Feeds the token drawn last of each sequence that goes on, and draws another."""
-        there, segments = self._there, self._steps.segments
-        going = there.counts > there.step
-        numbers = (self._one, there.positions + there.step - 1, there.slots, self._one)
-        segments[: going.shape[0]].copy_(torch.stack(numbers, dim=1) * going[:, None])
+        segments = self._steps.segments[: self._counts.shape[0]]
+        if self._on_cuda:
+            from goodspeed_runtime.decoding.fused.drawing import advance
+
+            advance(self._step, self._slots, self._manner.positions, self._counts, segments)
+        else:
+            going = self._counts > self._step.add_(1)
+            one = torch.ones_like(self._slots)
+            numbers = (one, self._manner.positions + self._step - 1, self._slots, one)
+            segments.copy_(torch.stack(numbers, dim=1) * going[:, None])
         self._steps.feed(rows)
         self._draw(rows, kind)
 
     @torch.inference_mode()
     def _draw(self, rows: int, kind: bool) -> None:
         """Draws from the logits of the first rows; ``kind`` is whether all of them are greedy."""
-        there, logits = self._there, self._steps.logits[:rows, : self._columns]
-        if kind:
-            columns = likeliest(logits, self._token_ids)
-        else:
-            greedy = there.greedy[:rows] != 0
-            manner = Manner(there.temperature[:rows], there.top_p[:rows], there.widths[:rows], greedy)
-            if self._coupled:
-                columns = race(
-                    logits,
-                    manner,
-                    there.seeds[:rows],
-                    there.positions[:rows] + there.step,
-                    support_size=self._support,
-                    token_ids=self._token_ids,
-                )
-            else:
-                noise = there.noise[:, :rows].index_select(0, there.step)[0]
-                columns = draw(logits, manner, noise, support_size=self._support, token_ids=self._token_ids)
-        self._drawn[kind][:, :rows].index_copy_(0, there.step, columns[None])
-        self._steps.token_ids[:rows].copy_(columns[:, 0])
-        there.step.add_(1)
+        logits, into, tokens = self._steps.logits, self._drawn[kind], self._steps.token_ids
+        logits, manner = logits[:rows, : self._columns], self._manner.rows(rows)
+        if self._on_cuda:
+            from goodspeed_runtime.decoding.fused.drawing import draw
 
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Views of one int64 buffer.
-
-    Attributes:
-        step: int64 ``[1]``, tokens drawn of every sequence so far.
-        slots, positions, counts, widths, greedy, seeds: int64 ``[rows]``; position is the first token's.
-        temperature, top_p: float64 ``[rows]``.
-        noise: float64 ``[MOST_TOKENS, rows]``.
-    """
-
-    step: Tensor
-    slots: Tensor
-    positions: Tensor
-    counts: Tensor
-    widths: Tensor
-    greedy: Tensor
-    seeds: Tensor
-    temperature: Tensor
-    top_p: Tensor
-    noise: Tensor
-
-    @classmethod
-    def of(cls, buffer: Tensor, rows: int) -> _Columns:
-        step, integers, reals, noise = buffer.split([1, 6 * rows, 2 * rows, MOST_TOKENS * rows])
-        slots, positions, counts, widths, greedy, seeds = integers.view(6, rows)
-        temperature, top_p = reals.view(torch.float64).view(2, rows)
-        places = noise.view(torch.float64).view(MOST_TOKENS, rows)
-        return cls(step, slots, positions, counts, widths, greedy, seeds, temperature, top_p, places)
+            draw(logits, manner, self._rule, into, tokens, greedy=kind)
+            return
+        # Of greedy rows there is nothing to tell but the token and its confidence.
+        columns = drawn(logits, manner, self._rule)[:, : into.shape[2]]
+        into[:, :rows].index_copy_(0, self._step, columns[None])
+        tokens[:rows].copy_(columns[:, 0])

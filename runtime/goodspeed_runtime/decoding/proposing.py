@@ -6,15 +6,13 @@ from would bend the output (docs/adr/0003-integer-weights.md). Any q is lossless
 so nothing here needs the whole vocabulary normalised.
 
 What is drawn for a row depends on that row alone: its logits, its request, its place.
-`draw`, `race` and `likeliest` keep to the device and to shapes that the host knows, so
-they can be captured; `propose` and `propose_coupled` wrap them for one pass.
+`drawn` is the rule, in torch's own operations; on CUDA a kernel follows it (`fused.drawing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.coupling import bits, exponentials
-from goodspeed_runtime.decoding.noise import DRAFT, uniform
+from goodspeed_runtime.decoding.noise import DRAFT, uniform, uniform_tensor
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.transfer import to_device
 
@@ -51,7 +49,7 @@ class Proposal:
 
     @classmethod
     def of(cls, columns: npt.NDArray[np.int32]) -> Proposal:
-        """Reads what `draw`, `race` or `likeliest` made, int32 ``[n, 2 + 2 * size]``, without a copy."""
+        """Reads the columns that `drawn` describes, int32 ``[n, 2 + 2 * size]``, without a copy."""
         size = columns.shape[1] // 2 - 1
         weights = columns[:, 2 : size + 2]
         return cls(
@@ -64,24 +62,81 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """How a draft model's tokens are drawn, whoever asks.
+
+    Attributes:
+        support_size: most tokens in a support, or in a race.
+        coupled: the winner of a race (`coupling`) is taken, and there is no q.
+        token_ids: int64 ``[columns]``, the id of each column of the logits; None where column i is id i.
+    """
+
+    support_size: int
+    coupled: bool = False
+    token_ids: Tensor | None = None
+
+    def width(self, columns: int, *, greedy: bool) -> int:
+        """Numbers that `drawn` gives a row of so many logits."""
+        return 2 if greedy or self.coupled else 2 + 2 * min(self.support_size, columns)
+
+
+@dataclass(frozen=True, slots=True)
 class Manner:
     """How each row is to be drawn from, on its device.
 
     Attributes:
-        temperature, top_p: float64 ``[n]``.
+        temperature, top_p: float64 ``[n]``; any temperature will do for greedy rows.
         widths: int64 ``[n]``, most tokens of the support.
-        greedy: bool ``[n]``, whether the likeliest is taken; None where nobody's is.
+        greedy: int64 ``[n]``, 1 where the likeliest is taken.
+        seeds: int64 ``[n]``, the bits of the uint64.
+        positions: int64 ``[n]``, index in the sequence of the token to draw, less ``step``.
+        starts: int64 ``[n]``, index of the first token of the draft it belongs to.
+        step: int64 ``[1]``.
     """
 
     temperature: Tensor
     top_p: Tensor
     widths: Tensor
-    greedy: Tensor | None
+    greedy: Tensor
+    seeds: Tensor
+    positions: Tensor
+    starts: Tensor
+    step: Tensor
 
+    @staticmethod
+    def numbers(
+        sampling: Sequence[Sampling], positions: npt.ArrayLike, starts: npt.ArrayLike, size: int
+    ) -> list[npt.NDArray[np.int64]]:
+        """What the host knows of it: int64 ``[n]`` each, floats by their bits, for supports of ``size``."""
+        return [
+            np.array([s.temperature or 1.0 for s in sampling], np.float64).view(np.int64),
+            np.array([s.top_p for s in sampling], np.float64).view(np.int64),
+            np.array([1 if s.greedy else min(s.top_k or size, size) for s in sampling]),
+            np.array([int(s.greedy) for s in sampling]),
+            bits([s.seed for s in sampling]),
+            np.asarray(positions, np.int64),
+            np.asarray(starts, np.int64),
+        ]
 
-def support_width(sampling: Sampling, size: int) -> int:
-    """Tokens of a support of at most ``size``."""
-    return 1 if sampling.greedy else min(sampling.top_k or size, size)
+    @classmethod
+    def of(cls, numbers: Sequence[Tensor], step: Tensor) -> Manner:
+        """From `numbers` on the device."""
+        temperature, top_p, widths, greedy, seeds, positions, starts = numbers
+        reals = temperature.view(torch.float64), top_p.view(torch.float64)
+        return cls(*reals, widths, greedy, seeds, positions, starts, step)
+
+    def rows(self, count: int) -> Manner:
+        """Of the first rows."""
+        return Manner(
+            self.temperature[:count],
+            self.top_p[:count],
+            self.widths[:count],
+            self.greedy[:count],
+            self.seeds[:count],
+            self.positions[:count],
+            self.starts[:count],
+            self.step,
+        )
 
 
 @torch.inference_mode()
@@ -110,11 +165,7 @@ def propose(
     Returns:
         The proposal, by one copy from the device.
     """
-    if all(s.greedy for s in sampling):
-        return _fetched(likeliest(logits, token_ids))
-    noise = uniform([s.seed for s in sampling], positions, DRAFT, start=starts)
-    manner, (on_device,) = _manner(logits, sampling, support_size, [noise])
-    return _fetched(draw(logits, manner, on_device, support_size=support_size, token_ids=token_ids))
+    return _proposed(logits, sampling, positions, starts, Rule(support_size, False, token_ids))
 
 
 @torch.inference_mode()
@@ -138,77 +189,80 @@ def propose_coupled(
     Returns:
         Point masses: the verifier needs no q.
     """
-    if all(s.greedy for s in sampling):
-        return _fetched(likeliest(logits, token_ids))
-    manner, _ = _manner(logits, sampling, support_size, [])
-    seeds, places = to_device(
-        [bits([s.seed for s in sampling]), np.asarray(positions, np.int64)], logits.device
-    )
-    return _fetched(race(logits, manner, seeds, places, support_size=support_size, token_ids=token_ids))
+    return _proposed(logits, sampling, positions, positions, Rule(support_size, True, token_ids))
 
 
-def draw(
-    logits: Tensor, manner: Manner, noise: Tensor, *, support_size: int, token_ids: Tensor | None
-) -> Tensor:
-    """What `propose` does, on the device.
-
-    Args:
-        logits: float32 ``[n, columns]``.
-        manner: of each row.
-        noise: float64 ``[n]``, uniform in [0, 1).
-        support_size: most tokens in a support.
-        token_ids: as for `propose`.
-
-    Returns:
-        int32 ``[n, 2 + 2 * size]``: the token, its confidence's float32 bits, the weights, their ids.
-    """
-    ids, relative = _relative(logits, manner, support_size, token_ids)
-    weights = (relative * WEIGHT_LIMIT).round_().long()
-    cumulative = weights.cumsum(1)
-    total = cumulative[:, -1:]
-    goal = (noise[:, None] * total).floor_().long()
-    place = torch.searchsorted(cumulative, goal, right=True).clamp_max_(ids.shape[1] - 1)
-    tokens, confidence = ids.gather(1, place), weights[:, :1] / total.clamp_min(1)
-    if manner.greedy is not None:
-        tokens, confidence = _or_likeliest(logits, manner.greedy, tokens, confidence, token_ids)
-        weights = weights.masked_fill(manner.greedy[:, None], 0)
-    return _columns(tokens, confidence, weights, ids)
-
-
-def race(
+def _proposed(
     logits: Tensor,
-    manner: Manner,
-    seeds: Tensor,
-    positions: Tensor,
-    *,
-    support_size: int,
-    token_ids: Tensor | None,
+    sampling: Sequence[Sampling],
+    positions: npt.ArrayLike,
+    starts: npt.ArrayLike,
+    rule: Rule,
+) -> Proposal:
+    count, columns = logits.shape
+    greedy = all(s.greedy for s in sampling)
+    if greedy and not logits.is_cuda:
+        return Proposal.of(_columns(*_likeliest(logits, rule.token_ids)).numpy())
+    numbers = Manner.numbers(sampling, positions, starts, min(rule.support_size, columns))
+    *there, step = to_device([*numbers, np.zeros(1, np.int64)], logits.device)
+    manner = Manner.of(there, step)
+    if logits.is_cuda:
+        from goodspeed_runtime.decoding.fused.drawing import draw
+
+        width = rule.width(columns, greedy=greedy)
+        into = torch.empty(1, count, width, dtype=torch.int32, device=logits.device)
+        tokens = torch.empty(count, dtype=torch.int32, device=logits.device)
+        draw(logits, manner, rule, into, tokens, greedy=greedy)
+        return Proposal.of(into[0].cpu().numpy())
+    noise = None
+    if not rule.coupled:
+        # The same numbers as `drawn` makes of the manner; NumPy makes a few of them sooner.
+        noise = torch.from_numpy(uniform([s.seed for s in sampling], positions, DRAFT, start=starts))
+    mixed = any(s.greedy for s in sampling)
+    return Proposal.of(drawn(logits, manner, rule, mixed=mixed, noise=noise).numpy())
+
+
+def drawn(
+    logits: Tensor, manner: Manner, rule: Rule, *, mixed: bool = True, noise: Tensor | None = None
 ) -> Tensor:
-    """What `propose_coupled` does, on the device.
+    """A token of each row, of whom some are sampled.
 
     Args:
         logits: float32 ``[n, columns]``.
         manner: of each row.
-        seeds: int64 ``[n]``, the bits of the uint64.
-        positions: int64 ``[n]``.
-        support_size: most tokens in the race.
-        token_ids: as for `propose_coupled`.
+        rule: of all.
+        mixed: whether any row is greedy.
+        noise: float64 ``[n]``, uniform in [0, 1), where it is known already.
 
     Returns:
-        int32 ``[n, 2]``: the token, and its confidence's float32 bits.
+        int32 ``[n, 2 + 2 * size]``: the token, its confidence's float32 bits, then, unless the rule is
+        coupled, the weights of its support and their ids.
     """
-    ids, relative = _relative(logits, manner, support_size, token_ids)
-    times = relative / exponentials(seeds[:, None], positions[:, None], ids)
-    tokens = ids.gather(1, times.argmax(1, keepdim=True))
-    confidence = (relative[:, :1] / relative.sum(1, keepdim=True)).nan_to_num(0.0)
-    if manner.greedy is not None:
-        tokens, confidence = _or_likeliest(logits, manner.greedy, tokens, confidence, token_ids)
-    return _columns(tokens, confidence)
-
-
-def likeliest(logits: Tensor, token_ids: Tensor | None) -> Tensor:
-    """The first of the likeliest tokens of each row, as `race` gives it."""
-    return _columns(*_likeliest(logits, token_ids))
+    ids, relative = _relative(logits, manner, rule)
+    positions = manner.positions + manner.step
+    others: tuple[Tensor, ...] = ()
+    if rule.coupled:
+        times = relative / exponentials(manner.seeds[:, None], positions[:, None], ids)
+        tokens = ids.gather(1, times.argmax(1, keepdim=True))
+        confidence = (relative[:, :1] / relative.sum(1, keepdim=True)).nan_to_num(0.0)
+    else:
+        if noise is None:
+            noise = uniform_tensor(manner.seeds, positions, DRAFT, manner.starts)
+        weights = (relative * WEIGHT_LIMIT).round_().long()
+        cumulative = weights.cumsum(1)
+        total = cumulative[:, -1:]
+        goal = (noise[:, None] * total).floor_().long()
+        place = torch.searchsorted(cumulative, goal, right=True).clamp_max_(ids.shape[1] - 1)
+        tokens, confidence = ids.gather(1, place), weights[:, :1] / total.clamp_min(1)
+        others = weights, ids
+    if mixed:
+        # Not the support's first: who shares the batch must not decide between two that are equally likely.
+        greedy = manner.greedy[:, None] != 0
+        best, share = _likeliest(logits, rule.token_ids)
+        tokens = torch.where(greedy, best, tokens)
+        confidence = torch.where(greedy, share.to(confidence.dtype), confidence)
+        others = tuple(each.masked_fill(greedy, 0) for each in others)
+    return _columns(tokens, confidence, *others)
 
 
 def _likeliest(logits: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -217,57 +271,21 @@ def _likeliest(logits: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor
     return ids, (1 / (logits - best.values).exp().sum(1, keepdim=True)).nan_to_num(0.0)
 
 
-def _or_likeliest(
-    logits: Tensor, greedy: Tensor, tokens: Tensor, confidence: Tensor, token_ids: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    # Not the support's first: who shares the batch must not decide between two that are equally likely.
-    best, share = _likeliest(logits, token_ids)
-    chosen = greedy[:, None]
-    return torch.where(chosen, best, tokens), torch.where(chosen, share.to(confidence.dtype), confidence)
-
-
 def _columns(tokens: Tensor, confidence: Tensor, *others: Tensor) -> Tensor:
     known = confidence.float().view(torch.int32)
     return torch.cat([tokens.int(), known, *(other.int() for other in others)], dim=1)
 
 
-def _fetched(columns: Tensor) -> Proposal:
-    return Proposal.of(columns.cpu().numpy())
-
-
-def _manner(
-    logits: Tensor, sampling: Sequence[Sampling], support_size: int, others: list[npt.NDArray[Any]]
-) -> tuple[Manner, tuple[Tensor, ...]]:
-    """How to draw, and other float64 columns that go to the device with it."""
-    size = min(support_size, logits.shape[1])
-    temperature, top_p, *rest = to_device(
-        [
-            np.array([s.temperature or 1.0 for s in sampling]),
-            np.array([s.top_p for s in sampling]),
-            *others,
-        ],
-        logits.device,
-    )
-    widths, greedy = to_device(
-        [np.array([support_width(s, size) for s in sampling]), np.array([int(s.greedy) for s in sampling])],
-        logits.device,
-    )
-    mixed = any(s.greedy for s in sampling)
-    return Manner(temperature, top_p, widths, greedy != 0 if mixed else None), tuple(rest)
-
-
-def _relative(
-    logits: Tensor, manner: Manner, support_size: int, token_ids: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _relative(logits: Tensor, manner: Manner, rule: Rule) -> tuple[Tensor, Tensor]:
     """Ids and unnormalised probabilities ``[n, size]`` of each row's likeliest tokens, as requested.
 
     The likeliest has 1; tokens that top-k or top-p leave out have 0.
     """
-    size = min(support_size, logits.shape[1])
+    size = min(rule.support_size, logits.shape[1])
     best, ids = logits.topk(size, dim=1)
     # A draft model gone wrong costs acceptance, never more: NaN weighs nothing.
     relative = ((best - best[:, :1]) / manner.temperature[:, None]).exp().nan_to_num_(0.0)
     relative.masked_fill_(torch.arange(size, device=logits.device) >= manner.widths[:, None], 0.0)
     share = relative / relative.sum(1, keepdim=True)
     relative.masked_fill_(share.cumsum(1) - share >= manner.top_p[:, None], 0.0)
-    return ids if token_ids is None else token_ids[ids], relative
+    return ids if rule.token_ids is None else rule.token_ids[ids], relative

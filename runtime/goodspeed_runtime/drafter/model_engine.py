@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from goodspeed_runtime.decoding.bursts import MOST_TOKENS, Bursts, Wish
-from goodspeed_runtime.decoding.proposing import Proposal, propose, propose_coupled
+from goodspeed_runtime.decoding.proposing import Proposal, Rule, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.serving import ServedModel, serve
 from goodspeed_runtime.drafter.confidence import Calibration
@@ -89,13 +89,8 @@ class ModelEngine:
         self._coupled = coupled
         self._bursts = None
         if model.steps is not None:
-            self._bursts = Bursts(
-                model.steps,
-                columns=self._columns,
-                support_size=support_size,
-                coupled=coupled,
-                token_ids=self._token_ids,
-            )
+            rule = Rule(support_size, coupled, self._token_ids)
+            self._bursts = Bursts(model.steps, rule, columns=self._columns)
         self._states: dict[int, _State] = {}
         self._calibration = Calibration()
 

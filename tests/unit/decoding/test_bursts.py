@@ -12,7 +12,7 @@ from tiny import llama
 from eager_steps import EagerSteps
 from goodspeed_runtime.decoding.bursts import MOST_TOKENS, Bursts, Wish
 from goodspeed_runtime.decoding.packed import PackedModel
-from goodspeed_runtime.decoding.proposing import propose, propose_coupled
+from goodspeed_runtime.decoding.proposing import Rule, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 
@@ -78,7 +78,7 @@ def test_any_mix_of_requests_and_lengths_gets_the_tokens_and_weights_of_single_p
     requests, coupled, columns
 ):
     together = model()
-    bursts = Bursts(EagerSteps(together, SLOTS), columns=columns, support_size=SUPPORT, coupled=coupled)
+    bursts = Bursts(EagerSteps(together, SLOTS), Rule(SUPPORT, coupled), columns=columns)
     wishes = [
         Wish(Segment(slot, 0, tokens, 1), sampling, len(tokens) - back, count)
         for slot, (tokens, sampling, back, count) in enumerate(requests)
@@ -91,7 +91,7 @@ def test_any_mix_of_requests_and_lengths_gets_the_tokens_and_weights_of_single_p
 
 def test_a_burst_goes_on_where_the_last_one_ended():
     together = model()
-    bursts = Bursts(EagerSteps(together, SLOTS), columns=VOCABULARY, support_size=SUPPORT)
+    bursts = Bursts(EagerSteps(together, SLOTS), Rule(SUPPORT), columns=VOCABULARY)
     sampling = Sampling(1.0, seed=9)
     whole = Wish(Segment(2, 0, [1, 2, 3], 1), sampling, 3, 9)
     drawn, position, tokens = [], 0, [1, 2, 3]
@@ -104,7 +104,7 @@ def test_a_burst_goes_on_where_the_last_one_ended():
 
 def test_sequences_that_end_leave_the_steps_that_others_still_need():
     steps = EagerSteps(model(), SLOTS)
-    bursts = Bursts(steps, columns=VOCABULARY, support_size=SUPPORT)
+    bursts = Bursts(steps, Rule(SUPPORT), columns=VOCABULARY)
     counts = [1, 4, 2, 4, 3]
     bursts.draft([Wish(Segment(slot, 0, [1], 1), Sampling(0.0), 1, n) for slot, n in enumerate(counts)])
     assert steps.fed == [4, 3, 2]
@@ -115,7 +115,7 @@ def test_a_beginning_that_a_burst_computed_is_shared():
     for slot in range(SLOTS):
         together.release(slot)
     slot = together.acquire(np.array([7], np.int32), "tenant")
-    bursts = Bursts(EagerSteps(together, SLOTS), columns=VOCABULARY, support_size=SUPPORT)
+    bursts = Bursts(EagerSteps(together, SLOTS), Rule(SUPPORT), columns=VOCABULARY)
     (proposal,) = bursts.draft([Wish(Segment(slot, 0, range(10), 1), Sampling(0.0), 10, 12)])
     other = together.acquire(np.array([*range(10), *proposal.tokens], np.int32), "tenant")
     assert together.lengths[other] == 21  # all but the last, which was not fed
@@ -124,7 +124,7 @@ def test_a_beginning_that_a_burst_computed_is_shared():
 @pytest.mark.parametrize("count", [0, MOST_TOKENS + 1])
 def test_more_tokens_than_there_is_room_for_are_refused_before_anything_is_fed(count):
     together = model()
-    bursts = Bursts(EagerSteps(together, SLOTS), columns=VOCABULARY, support_size=SUPPORT)
+    bursts = Bursts(EagerSteps(together, SLOTS), Rule(SUPPORT), columns=VOCABULARY)
     with pytest.raises(ValueError, match=f"1 to {MOST_TOKENS} tokens"):
         bursts.draft([Wish(Segment(0, 0, [1], 1), Sampling(), 1, count)])
     assert together.lengths[0] == 0
@@ -139,7 +139,7 @@ def test_a_model_of_few_proposals_feeds_the_ids_of_its_columns():
             if segments:
                 self.logits[: len(segments), : len(ids)] = together.forward(segments)[:, ids]
 
-    bursts = Bursts(Chosen(together, SLOTS), columns=len(ids), support_size=SUPPORT, token_ids=ids)
+    bursts = Bursts(Chosen(together, SLOTS), Rule(SUPPORT, token_ids=ids), columns=len(ids))
     wish = Wish(Segment(0, 0, [3], 1), Sampling(1.5, seed=2), 1, 8)
     (proposal,) = bursts.draft([wish])
     alone, tokens = model(), [3]

@@ -8,7 +8,7 @@ import torch
 from test_fused import FAMILIES, SLOTS, VOCABULARY, build, fused
 
 from goodspeed_runtime.decoding.bursts import Bursts, Wish
-from goodspeed_runtime.decoding.proposing import propose, propose_coupled
+from goodspeed_runtime.decoding.proposing import Rule, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
 
@@ -71,7 +71,7 @@ def one_by_one(model, wanted, *, coupled, columns=VOCABULARY):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bursts_draw_what_single_passes_draw_id_by_id_and_weight_by_weight(family, dtype, coupled):
     model = fused(build(family, dtype))
-    bursts = Bursts(model.steps, columns=VOCABULARY - 9, support_size=SUPPORT, coupled=coupled)
+    bursts = Bursts(model.steps, Rule(SUPPORT, coupled), columns=VOCABULARY - 9)
     rng = np.random.default_rng(8)
     for counts in ([7] * SLOTS, [16, 1, 5, 5, 2, 9], [3], [1, 8], [4, 4, 4, 4]):
         texts = [rng.integers(0, VOCABULARY, int(rng.integers(1, 40))).tolist() for _ in counts]
@@ -88,7 +88,7 @@ def test_bursts_draw_what_single_passes_draw_id_by_id_and_weight_by_weight(famil
 @pytest.mark.parametrize("coupled", [False, True])
 def test_greedy_sequences_alone_get_their_likeliest_tokens(coupled):
     model = fused(build("Qwen3"))
-    bursts = Bursts(model.steps, columns=VOCABULARY, support_size=SUPPORT, coupled=coupled)
+    bursts = Bursts(model.steps, Rule(SUPPORT, coupled), columns=VOCABULARY)
     wanted = wishes([[5, 6, 7], [8] * 30], [9, 4], [Sampling(0.0)] * 2)
     expected, _ = one_by_one(model, wanted, coupled=coupled)
     model.lengths[0] = model.lengths[1] = 0
@@ -98,7 +98,7 @@ def test_greedy_sequences_alone_get_their_likeliest_tokens(coupled):
 
 def test_what_a_burst_computed_is_what_a_pass_over_it_computes():
     model = fused(build("Llama"))
-    bursts = Bursts(model.steps, columns=VOCABULARY, support_size=SUPPORT)
+    bursts = Bursts(model.steps, Rule(SUPPORT), columns=VOCABULARY)
     # Beyond the first chunk of a context, and over its edge.
     text = np.random.default_rng(2).integers(0, VOCABULARY, 507).tolist()
     model.forward([Segment(3, 0, text[:500], 0)])
@@ -111,8 +111,8 @@ def test_what_a_burst_computed_is_what_a_pass_over_it_computes():
 
 def test_a_burst_waits_for_nothing_but_its_end():
     model = fused(build("Llama"))
-    bursts = Bursts(model.steps, columns=VOCABULARY, support_size=SUPPORT)
-    coupled = Bursts(model.steps, columns=VOCABULARY, support_size=SUPPORT, coupled=True)
+    bursts = Bursts(model.steps, Rule(SUPPORT), columns=VOCABULARY)
+    coupled = Bursts(model.steps, Rule(SUPPORT, coupled=True), columns=VOCABULARY)
     wanted = wishes([[1, 2, 3]] * 3, [8, 3, 5])
     for each in (bursts, coupled):
         each.draft(wanted)  # whatever loads or allocates has done so
