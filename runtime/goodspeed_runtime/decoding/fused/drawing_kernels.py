@@ -16,7 +16,7 @@ import triton.language as tl
 from goodspeed_runtime.decoding.fused.row_kernels import uniform
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride"])
 def summarise(logits, stride, greedy, peaks, places, masses, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     """Of one part of a greedy row: the first largest logit, its column, and the sum of exp(x - largest).
 
@@ -38,7 +38,7 @@ def summarise(logits, stride, greedy, peaks, places, masses, COLUMNS: tl.constex
         tl.store(masses + at, mass)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns_stride"])
 def draw(
     best,
     ids,
