@@ -51,14 +51,13 @@ class Proposal:
     def of(cls, columns: npt.NDArray[np.int32]) -> Proposal:
         """Reads the columns that `drawn` describes, int32 ``[n, 2 + 2 * size]``, without a copy."""
         size = columns.shape[1] // 2 - 1
+        tokens, confidence = columns[:, 0], columns.view(np.float32)[:, 1].astype(np.float64)
+        if not size:
+            none = np.zeros((len(columns), 0), np.int32)
+            return cls(tokens, np.zeros(len(columns), np.int32), none, none, confidence)
         weights = columns[:, 2 : size + 2]
-        return cls(
-            columns[:, 0],
-            np.count_nonzero(weights, axis=1).astype(np.int32),
-            columns[:, size + 2 :],
-            weights,
-            columns[:, 1:2].view(np.float32)[:, 0].astype(np.float64),
-        )
+        sizes = np.count_nonzero(weights, axis=1).astype(np.int32)
+        return cls(tokens, sizes, columns[:, size + 2 :], weights, confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,20 +217,16 @@ def _proposed(
     if not rule.coupled:
         # The same numbers as `drawn` makes of the manner; NumPy makes a few of them sooner.
         noise = torch.from_numpy(uniform([s.seed for s in sampling], positions, DRAFT, start=starts))
-    mixed = any(s.greedy for s in sampling)
-    return Proposal.of(drawn(logits, manner, rule, mixed=mixed, noise=noise).numpy())
+    return Proposal.of(drawn(logits, manner, rule, noise).numpy())
 
 
-def drawn(
-    logits: Tensor, manner: Manner, rule: Rule, *, mixed: bool = True, noise: Tensor | None = None
-) -> Tensor:
-    """A token of each row, of whom some are sampled.
+def drawn(logits: Tensor, manner: Manner, rule: Rule, noise: Tensor | None = None) -> Tensor:
+    """A token of each row, sampled or the likeliest.
 
     Args:
         logits: float32 ``[n, columns]``.
         manner: of each row.
         rule: of all.
-        mixed: whether any row is greedy.
         noise: float64 ``[n]``, uniform in [0, 1), where it is known already.
 
     Returns:
@@ -255,14 +250,13 @@ def drawn(
         place = torch.searchsorted(cumulative, goal, right=True).clamp_max_(ids.shape[1] - 1)
         tokens, confidence = ids.gather(1, place), weights[:, :1] / total.clamp_min(1)
         others = weights, ids
-    if mixed:
+    columns = _columns(tokens, confidence, *others)
+    greedy = manner.greedy.nonzero()[:, 0]
+    if greedy.shape[0]:
         # Not the support's first: who shares the batch must not decide between two that are equally likely.
-        greedy = manner.greedy[:, None] != 0
-        best, share = _likeliest(logits, rule.token_ids)
-        tokens = torch.where(greedy, best, tokens)
-        confidence = torch.where(greedy, share.to(confidence.dtype), confidence)
-        others = tuple(each.masked_fill(greedy, 0) for each in others)
-    return _columns(tokens, confidence, *others)
+        columns[greedy, :2] = _columns(*_likeliest(logits[greedy], rule.token_ids))
+        columns[greedy, 2:] = 0
+    return columns
 
 
 def _likeliest(logits: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor]:
