@@ -76,7 +76,7 @@ class Tiling:
             return busiest * (_ROWS + 2 * _USUAL_TOKENS) + exchanged
 
         split = min(range(1, most + 1), key=cost)
-        # Measured on an H100: two tiles' sums fill the registers of four warps, one tile's leave room for more.
+        # Measured on an H100: the sums of two tiles fill the registers of four warps, those of one do not.
         return cls(split=split) if gated else cls(split=split, warps=8, stages=4)
 
 
