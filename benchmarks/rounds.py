@@ -12,6 +12,8 @@ two users each ask without end. Every answer is compared with the target's own, 
     wire        bytes on the wire, HTTP/2 and gRPC included, by what a draft must bring along
     options     settings of gRPC's transport, each against what is set now
     overhead    64 drafters x 8 sequences over loopback, a target of no cost: CPU per committed token, memory
+    plain       whether drafting ever costs users goodput: the objective per second beside the verifier alone,
+                by acceptance and sequences, where passes are dear, cheap, and on the drafters' own device
     smollm2     SmolLM2 on this CPU with the built-in drafters, in place of the synthetic target
     namespaces  packets through TUN devices into network namespaces, so that TCP meets delay and loss itself
 
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,12 +39,21 @@ from emulation.fleet import Result
 from emulation.load import idle_bytes, measure
 from emulation.network import Namespace, Way
 from emulation.smollm2 import smollm2
+from emulation.synthetic import Cost
 from emulation.transport import VARIANTS, transport
 
 SLOW = 10
 """Times slower that the straggler is than the others."""
 EQUAL_SECONDS = 0.005
 DRAFTERS = 8
+MACHINES = (
+    ("dear passes", Cost(base=0.03, token=0.0002), 0.005, False),
+    ("cheap passes", Cost(base=0.001, token=0.00001), 0.002, False),
+    ("one device", Cost(base=0.003, token=0.00001), 0.001, True),
+)
+"""A pass, seconds a drafted token, and whether both take turns on one device."""
+ACCEPTANCES = (0.1, 0.5, 0.8, 0.95)
+SEQUENCES = (1, 4, 16)
 
 
 def _figures(result: Result) -> dict[str, float]:
@@ -209,6 +221,45 @@ async def overhead(seconds: float, step: Callable[[], None], report: Report) -> 
     report.table("overhead", [figures | {"idle_sequence_bytes": idle}], note)
 
 
+async def plain(seconds: float, step: Callable[[], None], report: Report) -> None:
+    """The scheduler's choice beside no speculation at all."""
+    rows = []
+    for name, cost, token, shared in MACHINES:
+        for acceptance in ACCEPTANCES:
+            for sequences in SEQUENCES:
+                drafters = min(sequences, 4)
+                results = [
+                    await synthetic(
+                        arm,
+                        [Way()] * drafters,
+                        speeds=[token] * drafters,
+                        seconds=seconds,
+                        cost=cost,
+                        users=sequences // drafters,
+                        acceptance=acceptance,
+                        objective="perSecond",
+                        device=threading.Lock() if shared else None,
+                    )
+                    for arm in (PLAIN, CONTINUOUS)
+                ]
+                alone, chosen = results
+                rows.append(
+                    {
+                        "machine": name,
+                        "acceptance": acceptance,
+                        "sequences": sequences,
+                        "plain_per_second": alone.goodput(),
+                        "chosen_per_second": chosen.goodput(),
+                        "over_plain": chosen.goodput() / alone.goodput(),
+                        "drafted_per_token": chosen.each("drafted") / max(chosen.each("tokens"), 1),
+                        "plain_p95_ms": 1e3 * alone.gap(0.95),
+                        "chosen_p95_ms": 1e3 * chosen.gap(0.95),
+                    }
+                )
+                step()
+    report.table("plain", rows, "chosen: objective perSecond, drafting ahead; plain: a budget of nothing")
+
+
 async def on_smollm2(seconds: float, step: Callable[[], None], report: Report) -> None:
     """A real target and real drafters on these cores."""
     rows, answers = [], []
@@ -254,6 +305,7 @@ PARTS = {
     "wire": (wire, 6),
     "options": (options, 2 * len(VARIANTS)),
     "overhead": (overhead, 2),
+    "plain": (plain, len(MACHINES) * len(ACCEPTANCES) * len(SEQUENCES)),
     "smollm2": (on_smollm2, len(ARMS)),
     "namespaces": (namespaces, 6),
 }

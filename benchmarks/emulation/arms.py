@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from emulation.cell import Cell
 from emulation.fleet import Member, Result, run
 from emulation.network import Way
-from emulation.synthetic import VOCABULARY, Cost, SyntheticEngine, SyntheticTarget, truth
+from emulation.synthetic import VOCABULARY, Cost, Device, SyntheticEngine, SyntheticTarget, truth
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
@@ -65,8 +66,16 @@ async def synthetic(
     verification: str = "rejection",
     mute: Collection[str] = (),
     namespaces: bool = False,
+    cost: Cost = COST,
+    users: int = USERS,
+    acceptance: float | None = None,
+    objective: str = "perRound",
+    device: Device | None = None,
 ) -> Result:
     """The fleet of drafters of these speeds on these ways; those in ``mute`` draft nothing.
+
+    With ``acceptance`` every guess stands with that chance, in place of three easy ones in four.
+    With ``device`` the target and all drafters compute on that one.
 
     Raises:
         AssertionError: an answer is not the target's own.
@@ -76,21 +85,24 @@ async def synthetic(
         barrier=arm.barrier,
         budget_tokens=BUDGET if arm.drafts else 0,
         max_sequences=2 * DRAFTERS * USERS,
+        objective=objective,  # type: ignore[arg-type]
         max_context_tokens=1 << 16,
         verification=verification,  # type: ignore[arg-type]
     )
+    chances = {} if acceptance is None else {"easy": acceptance, "hard": acceptance}
+    engine = partial(SyntheticEngine, support=support, device=device, **chances)
     members = [
         Member(
             f"drafter-{number}",
-            lambda number=number, speed=speed: SyntheticEngine(number, speed, support=support),
+            partial(engine, number, speed),
             way,
-            [[USERS * number + user, 0] for user in range(USERS)],
+            [[users * number + user, 0] for user in range(users)],
             {"max_draft_tokens": 0} if f"drafter-{number}" in mute else {},
         )
         for number, (speed, way) in enumerate(zip(speeds, ways, strict=True))
     ]
     result = await run(
-        Cell(SyntheticTarget(settings.max_sequences, COST), settings),
+        Cell(SyntheticTarget(settings.max_sequences, cost, device), settings),
         members,
         seconds=seconds,
         warm_up=WARM_UP_SECONDS,
@@ -102,7 +114,7 @@ async def synthetic(
         verification=verification,
     )
     for (name, user), answer in result.answers.items():
-        sequence = USERS * int(name.rpartition("-")[2]) + user
+        sequence = users * int(name.rpartition("-")[2]) + user
         expected = [truth(sequence, 2 + place) for place in range(len(answer))]
         assert answer == expected, f"{arm.name}: {name} gave its user another text than the target's"
     return result

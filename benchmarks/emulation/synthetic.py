@@ -7,6 +7,7 @@ function too: runs that differ in rounds or networks meet the same luck.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ TRUTH = _table(1, VOCABULARY)
 def truth(name: int, position: int) -> int:
     """The target's token at ``position`` of the sequences whose first token is ``name``."""
     return int(TRUTH[name, position % PERIOD])
+
+
+Device = contextlib.AbstractContextManager[object]
+"""What computes one thing at a time for all who hold it: a lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,10 @@ class SyntheticTarget:
     steps = None
     device = torch.device("cpu")
 
-    def __init__(self, slots: int, cost: Cost) -> None:
+    def __init__(self, slots: int, cost: Cost, device: Device | None = None) -> None:
+        """Passes have the device for themselves while they take."""
         self.cache = _Slots(slots)
+        self._device = device or contextlib.nullcontext()
         self.lengths = [0] * slots
         self.seconds = 0.0
         self._cost = cost
@@ -116,7 +123,8 @@ class SyntheticTarget:
         logits[np.arange(total), TRUTH[np.repeat(self._names[slots], rows), positions % PERIOD]] = 50.0
         tokens = int(sum(len(segment.tokens) for segment in segments))
         if seconds := self._cost.base + tokens * self._cost.token:
-            time.sleep(seconds)
+            with self._device:
+                time.sleep(seconds)
         self.seconds += time.thread_time() - started
         return torch.from_numpy(logits)
 
@@ -135,9 +143,17 @@ class SyntheticEngine:
     fingerprint = "synthetic"
 
     def __init__(
-        self, seed: int, token_seconds: float, *, easy: float = 0.95, hard: float = 0.35, support: int = 0
+        self,
+        seed: int,
+        token_seconds: float,
+        *,
+        easy: float = 0.95,
+        hard: float = 0.35,
+        support: int = 0,
+        device: Device | None = None,
     ) -> None:
-        """With ``support`` each q is so many ids, else a point mass."""
+        """With ``support`` each q is so many ids, else a point mass; drafting a token takes the device."""
+        self._device = device or contextlib.nullcontext()
         generator = np.random.default_rng((seed, 7))
         shape = (VOCABULARY, PERIOD)
         self._chance = generator.choice([easy, hard], size=shape, p=_SHARES)
@@ -161,7 +177,8 @@ class SyntheticEngine:
             states.append(state)
         pairs = list(zip(jobs, states, strict=True))
         while going := [pair for pair in pairs if self._wants(*pair)]:
-            time.sleep(self.token_seconds)
+            with self._device:
+                time.sleep(self.token_seconds)
             for job, state in going:
                 self._guess(job, state)
         return [self._answer(job, state) for job, state in pairs]

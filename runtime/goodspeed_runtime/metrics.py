@@ -170,6 +170,20 @@ class VerifierMetrics:
         self.jain_index = verifier_gauge(
             "scheduler_jain_index", "Jain's fairness index of goodput per weight."
         )
+        self.plain = verifier_gauge(
+            "scheduler_plain",
+            "1 while nobody is granted anything, since users were found to get more a second without drafts.",
+        )
+        self.plain_ratio = verifier_gauge(
+            "scheduler_plain_ratio",
+            "Goodput without drafts over goodput with them, as last compared; 1 before.",
+        )
+        self.trial_seconds = Counter(
+            "goodspeed_scheduler_trial_seconds",
+            "Seconds in which the way that is not in use, drafts or none, was tried.",
+            CELL_LABELS,
+            registry=self.registry,
+        )
         self.solve_seconds = Histogram(
             "goodspeed_scheduler_solve_seconds",
             "Seconds to divide the budget.",

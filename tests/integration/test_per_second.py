@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 from peers import until
 
 PROMPT = list(b"Once upon a time")
@@ -56,3 +57,49 @@ async def test_a_quick_drafter_does_not_wait_for_a_slow_one(make_cell, greedy):
         assert answer == truth
         assert len(cell.passes) > before
     await until(lambda: cell.slots_used() == 0)
+
+
+async def test_a_drafter_that_slows_the_verifier_down_is_found_out_by_trying_without_it(make_cell, greedy):
+    """All its drafts stand, but while it drafts passes take 80 ms; of others no model has seen one."""
+    cell = await make_cell(objective="perSecond", budget_tokens=4)
+    truth, grants = greedy(PROMPT, 400), []
+    async with cell.peer() as peer:
+        for sequence in (1, 2, 3):
+            reply = await peer.open(sequence, PROMPT, max_tokens=400)
+            answer = [reply.token]
+            while len(answer) < 400:
+                guess = truth[len(answer) : len(answer) + reply.grant]
+                cell.pass_seconds = 0.08 if guess else 0.0
+                if guess:
+                    await peer.draft(sequence, len(PROMPT) + len(answer), guess)
+                reply = await peer.reply("verdict")
+                answer += [*guess[: reply.accepted], *([reply.next_token] if reply.has_next_token else [])]
+                grants.append(reply.grant)
+            assert answer == truth
+        tried = cell.series("goodspeed_scheduler_trial_seconds_total")[0].value
+    assert min(grants[:50]) > 0
+    assert sum(grants[-200:]) < 0.05 * 4 * 200
+    assert 0 < tried < 3
+
+
+async def test_a_drafter_that_was_slow_at_first_is_asked_again(make_cell, greedy):
+    """Nothing is measured of one who drafts nothing: its first seconds must not be for ever."""
+    cell = await make_cell(objective="perSecond", budget_tokens=4, pass_seconds=0.01)
+    truth, grants, asked = greedy(PROMPT, 400), [], 0
+    async with cell.peer() as peer:
+        for sequence in (1, 2, 3):
+            reply = await peer.open(sequence, PROMPT, max_tokens=400)
+            answer = [reply.token]
+            while len(answer) < 400:
+                guess = truth[len(answer) : len(answer) + reply.grant]
+                if guess:
+                    asked += 1
+                    pause = 0.4 if asked < 6 else 0.0
+                    await asyncio.sleep(pause)
+                    await peer.draft(sequence, len(PROMPT) + len(answer), guess, held=pause)
+                reply = await peer.reply("verdict")
+                answer += [*guess[: reply.accepted], *([reply.next_token] if reply.has_next_token else [])]
+                grants.append(reply.grant)
+            assert answer == truth
+    assert 0 in grants
+    assert np.count_nonzero(grants[-50:]) > 45

@@ -21,6 +21,10 @@ class Rules:
         warm_up_rounds: Rounds that the ledger's sums leave out.
         every: Rounds between two moments of the curves; 0 draws none.
         grants_timing: The allocator is given draft and link times.
+        verifier_decodes: Who is granted nothing is decoded by the verifier at once; else, as in the paper, an
+            empty draft is waited for.
+        contention: By how many times its length a pass takes longer while everyone holds a grant; no
+            allocator is told.
     """
 
     budget: int
@@ -32,3 +36,5 @@ class Rules:
     warm_up_rounds: int = 0
     every: int = 0
     grants_timing: bool = False
+    verifier_decodes: bool = False
+    contention: float = 0.0

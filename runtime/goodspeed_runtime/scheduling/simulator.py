@@ -21,6 +21,7 @@ from goodspeed_runtime.scheduling.population import Changes, Clients
 from goodspeed_runtime.scheduling.rules import Rules
 from goodspeed_runtime.scheduling.survival import SurvivalEstimator
 from goodspeed_runtime.scheduling.timing import Timing
+from goodspeed_runtime.scheduling.trial import PlainTrial, TrialRound
 
 _BLOCK = 128
 
@@ -41,16 +42,18 @@ class Cell:
         survival: SurvivalEstimator | None = None,
         changes: Changes | None = None,
         ledger: Ledger | None = None,
+        trial: PlainTrial | None = None,
     ) -> None:
         """`rows` (int64 `[m]`) are attached here; only those present and in the estimators take part.
 
-        With `survival` the allocator is given survival by position, learnt on top of α̂.
+        With `survival` the allocator is given survival by position, learnt on top of α̂. `trial` hears of
+        every round; that the allocator heeds it is the caller's business.
         """
         self.clients, self.rules, self.ledger = clients, rules, ledger or Ledger.empty(len(clients))
         self.rows = np.sort(rows[clients.present[rows]])
         self.now, self.rounds = 0.0, 0
         self._allocator, self._acceptance, self._goodput = allocator, acceptance, goodput
-        self._generator, self._survival = generator, survival
+        self._generator, self._survival, self._trial = generator, survival, trial
         self._changes = changes or Changes()
         self._next_change = 0
         self._ready = np.asarray(clients.delay_seconds[self.rows], np.float64)
@@ -179,9 +182,15 @@ class Cell:
             accepted, ratios = self._judge(drafted)
             committed = np.where(members, accepted + 1, 0)
             tokens = int(drafted.sum()) + int(np.count_nonzero(members))
-        self.now = start + self._verification(tokens)
+        drafting = int(np.count_nonzero(self._granted))
+        slower = 1 + self.rules.contention * drafting / len(self.rows)
+        self.now = start + slower * self._verification(tokens)
         self.rounds += 1
         self._learn(members, ratios, drafted, accepted, committed, self.now - began)
+        if self._trial is not None:
+            answered = int(np.count_nonzero(drafted))
+            played = TrialRound(self.rows, committed, self.rows, self.now - began, answered, drafting)
+            self._trial.observe(played, self.clients.weights)
         estimate, refinements = self._grant(members)
         self._record(committed, began, start, estimate, refinements)
 
@@ -247,7 +256,7 @@ class Cell:
             self._wait = allocation.wait_seconds
         if members is self._everyone:
             self._granted = allocation.grants
-            self._ready = self.now + self._delay + self._granted * self._draft
+            self._ready = self.now + self._arrival(self._granted, members)
         else:
             grants = member_grants(
                 solved=allocation.grants,
@@ -256,8 +265,15 @@ class Cell:
                 budget=self.rules.budget,
             )
             self._granted[members] = grants
-            self._ready[members] = self.now + self._delay[members] + grants * self._draft[members]
+            self._ready[members] = self.now + self._arrival(grants, members)
         return estimate, refinements
+
+    def _arrival(self, grants: Integers, members: Flags) -> Floats:
+        """Seconds from grants (int64 `[m]`) to what comes of them."""
+        delay = self._delay[members]
+        if self.rules.verifier_decodes:
+            delay = np.where(grants > 0, delay, 0)
+        return np.asarray(delay + grants * self._draft[members])
 
     def _record(
         self, committed: Integers, began: float, start: float, estimate: Floats, refinements: Refinements

@@ -22,6 +22,8 @@ from goodspeed_runtime.scheduling.population import Clients
 from goodspeed_runtime.scheduling.rules import Rules
 from goodspeed_runtime.scheduling.simulator import Cell
 from goodspeed_runtime.scheduling.survival import SurvivalEstimator
+from goodspeed_runtime.scheduling.trial import PlainTrial
+from goodspeed_runtime.scheduling.tried import TriedAllocator
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast
 from goodspeed_runtime.simulate.scenario import Acceptance, Case, Player, Scenario
@@ -41,16 +43,22 @@ def play(
     for row in np.flatnonzero(population.present):
         acceptance.add(int(row))
         goodput.add(int(row))
+    trial, shares = None, allocator(case, player, utility, seed)
+    if player.tries_plain:
+        alpha = scenario.fairness if player.fairness is None else player.fairness
+        trial = PlainTrial(alpha)
+        shares = TriedAllocator(shares, GradientAllocator(AlphaFair(alpha)), trial)
     cell = Cell(
         clients=population,
         rows=np.arange(len(population)),
         rules=rules(scenario, case, player, utility, rounds),
-        allocator=allocator(case, player, utility, seed),
+        allocator=shares,
         acceptance=acceptance,
         goodput=goodput,
         generator=np.random.default_rng([seed, 2]),
         survival=survival_estimator(player.acceptance, population, case.budget_tokens),
         changes=cast.changes,
+        trial=trial,
     )
     portion = max(rounds // _PORTIONS, 1)
     until = np.inf if scenario.seconds is None else scenario.seconds
@@ -77,6 +85,8 @@ def rules(scenario: Scenario, case: Case, player: Player, utility: AlphaFair, ro
         warm_up_rounds=int(scenario.warm_up_share * rounds),
         every=max(rounds // _POINTS, 1) if scenario.cells is None else 0,
         grants_timing=by_the_second or (player.allocator == "best-fixed" and scenario.judged == "per-second"),
+        verifier_decodes=case.verifier_decodes,
+        contention=case.contention,
     )
 
 

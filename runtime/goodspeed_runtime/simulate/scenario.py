@@ -171,6 +171,10 @@ class Case(Part):
     clients: Annotated[list[Clients], Field(min_length=1)]
     fixed_length: Annotated[int, Field(ge=0)] | None = None
     """The length of Fixed-S where it is not C/N."""
+    verifier_decodes: bool = False
+    """Who is granted nothing is decoded by the verifier at once; else an empty draft travels."""
+    contention: Annotated[float, Field(ge=0)] = 0.0
+    """By how many times its length a pass takes longer while everyone holds a grant; no allocator is told."""
     spread: float | None = None
     """Where this case stands on the axis of the gain plot."""
     published: Published | None = None
@@ -231,6 +235,8 @@ class Player(Part):
     """b: a client's t-th step is max(goodputStep, t^-b)."""
     rescan: Annotated[int, Field(ge=1)] = 32
     """Rounds from one choice of the deadline to the next, for per-second."""
+    tries_plain: bool = False
+    """Try plain decoding now and then, and keep to what brings more a second; needs barrier: false."""
     slow_loop: bool = False
     """Move drafters between cells by price; needs the scenario's cells."""
 
@@ -240,6 +246,8 @@ class Player(Part):
             raise ValueError(
                 "per-second chooses whom a round waits for; add barrier: false, or take another allocator"
             )
+        if self.tries_plain and self.barrier:
+            raise ValueError("triesPlain compares seconds; add barrier: false")
         if self.allocator != "per-second" and "rescan" in self.model_fields_set:
             raise ValueError(
                 f"{self.allocator} chooses no deadline and so has no use for rescan; take it away"
@@ -311,6 +319,8 @@ class Scenario(Part):
             )
         if self.cells is None and any(player.slow_loop for player in self.allocators):
             raise ValueError("slowLoop needs cells; add the section cells, or take slowLoop away")
+        if self.cells is not None and any(player.tries_plain for player in self.allocators):
+            raise ValueError("cells do not go with triesPlain; take one away")
         if self.cells is not None and (self.churn or any(self.changing(case) for case in self.cases)):
             raise ValueError("cells go with neither churn nor prompts; take one away")
         if self.cells is not None and any(self.cells.count > case.size for case in self.cases):

@@ -75,6 +75,7 @@ class Engine:
         self._joining: set[Sequence] = set()
         self._failures = 0
         self._last_round = 0.0
+        self._busy_since = 0.0
         self._schedule_seconds = 0.0
         self._wait_seconds: float | None = None
         self._last_tokens = 1
@@ -183,6 +184,7 @@ class Engine:
             if not live:
                 self._book()
                 self._inbox.wait(None)
+                self._busy_since = time.monotonic()
                 began = None
                 continue
             now = time.monotonic()
@@ -240,7 +242,10 @@ class Engine:
         begun = min(item.sequence.granted if item.sequence.opened else item.sequence.arrived for item in work)
         # The work beside the pass is the same whoever is in the round, so waiting for more saves that too.
         seconds = computed - started + self._schedule_seconds
-        times = RoundTimes(tokens, seconds, computed - max(self._last_round, begun))
+        times = RoundTimes(
+            tokens, seconds, computed - max(self._last_round, begun), computed - self._busy_since
+        )
+        self._busy_since = computed
         replies = Replies(round(1e6 * (computed - started)))
         for item in work:
             if item.sequence.filling:

@@ -19,6 +19,8 @@ from goodspeed_runtime.scheduling.gradient import GradientAllocator
 from goodspeed_runtime.scheduling.grants import member_grants
 from goodspeed_runtime.scheduling.per_second import PerSecondAllocator
 from goodspeed_runtime.scheduling.timing import VerificationCost
+from goodspeed_runtime.scheduling.trial import DRAFTED, PlainTrial, TrialRound
+from goodspeed_runtime.scheduling.tried import TriedAllocator
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.verifier.outcomes import Outcomes
 from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
@@ -59,20 +61,26 @@ class Grants:
         budget: C; may change between two rounds.
         speeds: of drafters, links and passes.
         tenants: accounts by name, of whoever is named in the settings.
+        trial: of plain decoding, where goodput per second is what counts; None elsewhere.
     """
 
     def __init__(self, settings: VerifierSettings) -> None:
         self._settings = settings
         self._utility = AlphaFair(settings.utility_alpha)
+        self._per_second = (settings.allocator, settings.objective) == ("gradient", "perSecond")
+        self.trial = PlainTrial(settings.utility_alpha) if self._per_second else None
         self._allocator = self._make_allocator()
+        if self.trial is not None:
+            self._allocator = TriedAllocator(self._allocator, GradientAllocator(self._utility), self.trial)
         self.budget = settings.budget_tokens
         self._rows = ClientRows()
         self._account_rows = ClientRows()
         self._weights: Floats = np.zeros(0)
         self._acceptance = AcceptanceEstimator(step=settings.acceptance_step)
         self._goodput = GoodputEstimator(step=settings.goodput_step)
-        self._per_second = (settings.allocator, settings.objective) == ("gradient", "perSecond")
         self.speeds = Speeds(settings.goodput_step)
+        self._present: Integers = np.zeros(0, dtype=np.int64)
+        self._out = 0
         self.tenants = {name: Account(name, weight) for name, weight in settings.tenants}
         for account in self.tenants.values():
             self._add_account(account)
@@ -98,6 +106,8 @@ class Grants:
 
     def add(self, client: Client) -> None:
         """Starts a drafter at the priors."""
+        if self.trial is not None:
+            self.trial.changed()
         client.row = self._rows.add(client)
         self._acceptance.add(client.row)
         self.speeds.add(client.row)
@@ -109,20 +119,34 @@ class Grants:
         row = self._account_rows.remove(client.account)
         self._goodput.remove(row)
         self.speeds.remove_account(row)
+        if self.trial is not None:
+            self.trial.changed()
+            if not len(self._rows):
+                self.trial.forget()
 
     def learn(self, outcomes: Outcomes, active: Many[Sequence], times: RoundTimes) -> None:
         """Takes in what a round has shown; `active` are the sequences that go on."""
         if len(outcomes):
             self._goodput.update(outcomes.accounts, outcomes.committed)
-        going_on = [sequence.account.row for sequence in active]
+        going_on = np.array([sequence.account.row for sequence in active], dtype=np.int64)
         self.speeds.earned(outcomes.accounts, outcomes.committed, going_on, times)
-        # A draft that was overtaken entirely says nothing; a sequence that drafts nothing may be tried again.
-        tested = (outcomes.drafted > 0) | outcomes.idle
+        # A draft that was overtaken entirely says nothing; a sequence that drafts nothing may be tried again,
+        # which those are not meant for who draft nothing for a trial only.
+        tested = outcomes.drafted > 0
+        if self.trial is None or not (self.trial.plain and self.trial.usual == DRAFTED):
+            tested |= outcomes.idle
         if tested.any():
             drafted = outcomes.drafted[tested]
             ratios = np.clip(outcomes.soft_ratios[tested], 0, drafted)
             self._acceptance.update(outcomes.clients[tested], ratios, drafted)
         answered = outcomes.answered
+        if self.trial is not None:
+            drafts = int(np.count_nonzero(answered))
+            played = TrialRound(
+                outcomes.accounts, outcomes.committed, self._present, times.elapsed, drafts, self._out
+            )
+            self.trial.observe(played, self._weights)
+            self._present, self._out = going_on, 0
         self.speeds.arrived(
             Arrivals(
                 outcomes.clients[answered],
@@ -169,11 +193,12 @@ class Grants:
             active[place].allow(now, *terms)
         new = np.zeros(len(active), dtype=np.int64)
         new[places] = granted
+        self._out = int(np.count_nonzero(np.where(chosen, new, in_flight)))
         return self._figures(rows, accounts, new, goodput, allocation)
 
     def reconsider(self) -> None:
         """Chooses anew, now and then, for how long rounds wait; for when there is time to."""
-        if isinstance(self._allocator, PerSecondAllocator):
+        if isinstance(self._allocator, TriedAllocator):
             self._allocator.reconsider()
 
     def _columns(self, active: Many[Sequence]) -> tuple[Integers, ...]:

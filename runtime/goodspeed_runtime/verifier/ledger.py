@@ -77,6 +77,11 @@ class Ledger:
             for phase in ("gather", "forward", "schedule", "total")
         }
         self._tenants: dict[Account, int] = {}
+        self._plain = metrics.plain.labels(*self._cell)
+        self._plain_ratio = metrics.plain_ratio.labels(*self._cell)
+        self._plain_ratio.set(1)
+        self._trial_seconds = metrics.trial_seconds.labels(*self._cell)
+        self._tried = 0.0
         self.budget(settings.budget_tokens)
         metrics.budget_limit.labels(*self._cell).set(settings.most_budget)
         metrics.kv_slots.labels(*self._cell).set(settings.max_sequences)
@@ -255,6 +260,12 @@ class Ledger:
                 self._write(each, page, passed, means, now)
             self._pages[:] = 0
             self._stood[:] = 0
+            if (trial := self._grants.trial) is not None:
+                self._plain.set(trial.usual)
+                self._plain_ratio.set(trial.ratio)
+                tried = trial.tried_seconds
+                self._trial_seconds.inc(tried - self._tried)
+                self._tried = tried
 
     def _write(
         self, series: _Series, page: list[float], passed: list[int], means: list[float], now: float

@@ -7,7 +7,6 @@ by its own clock; the rest was the round trip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +30,13 @@ class RoundTimes:
         tokens: fed to the target.
         pass_seconds: of the forward pass, the verification and the work on the host beside them.
         seconds: since the last round's verdicts, or since its first work came in where that was later.
+        elapsed: since the last round's pass was over, or since there was any sequence at all.
     """
 
     tokens: int
     pass_seconds: float
     seconds: float
+    elapsed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,10 @@ class Speeds:
         """Forgets an account."""
         self._goodput.remove(row)
 
-    def earned(self, rows: Integers, committed: Integers, active: Many[int], times: RoundTimes) -> None:
+    def earned(self, rows: Integers, committed: Integers, active: Integers, times: RoundTimes) -> None:
         """What accounts got in a round, rows repeated; those in ``active`` without an entry got nothing."""
         self._passes.update(times.tokens, times.pass_seconds)
-        everyone = np.concatenate([rows, np.asarray(active, dtype=np.int64)])
+        everyone = np.concatenate([rows, active])
         tokens = np.concatenate([committed / max(times.seconds, 1e-6), np.zeros(len(active))])
         if len(everyone):
             self._goodput.update(everyone, tokens)
