@@ -94,6 +94,24 @@ def test_without_the_barrier_the_quick_do_not_wait_for_the_slow():
     assert slow > 1 / (0.2 + 4 * 0.1 + 2 * (0.05 + 0.06)) * 0.8
 
 
+def test_who_is_granted_nothing_waits_for_no_link_where_the_verifier_decodes():
+    for decodes, seconds in ((True, 0.05), (False, 0.25)):
+        them = clients([0.5], delay_seconds=[0.2])
+        played = cell(
+            them, allocator=FixedAllocator(0), cost=(0.05, 0.0), barrier=False, verifier_decodes=decodes
+        )
+        played.run(rounds=10)
+        assert played.ledger.round_seconds[1:] == pytest.approx([seconds] * 9)
+
+
+def test_contention_lengthens_passes_by_the_share_of_those_who_hold_a_grant():
+    for share, seconds in ((0, 0.05), (1, 0.1), (2, 0.15)):
+        them = clients([0.5, 0.5], caps=[8 * (share > 0), 8 * (share > 1)])
+        played = cell(them, cost=(0.05, 0.0), contention=2.0)
+        played.run(rounds=10)
+        assert played.ledger.round_seconds[1:] == pytest.approx([seconds] * 9)
+
+
 def test_drafts_in_flight_never_exceed_the_budget_with_or_without_the_barrier():
     for barrier in (True, False):
         them = clients(

@@ -124,6 +124,21 @@ def test_with_stragglers_goodput_per_second_is_half_as_much_again_at_the_barrier
     assert free.waiting_share < 0.2
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_trying_plain_decoding_costs_a_percent_where_drafts_pay_and_saves_what_they_cost_elsewhere(seed):
+    found = {(row.scenario, row.allocator): row for row in played("contention", seed=seed, rounds=4000).rows}
+    plain, model, tried = (
+        {place: found[f"contention/{place}", name] for place in ("elsewhere", "beside-it")}
+        for name in ("plain", "per second", "per second, tried")
+    )
+    assert model["elsewhere"].goodput_per_second > 1.9 * plain["elsewhere"].goodput_per_second
+    assert tried["elsewhere"].goodput_per_second > 0.98 * model["elsewhere"].goodput_per_second
+    # What the model is not told costs it a sixth.
+    assert model["beside-it"].goodput_per_second < 0.85 * plain["beside-it"].goodput_per_second
+    assert tried["beside-it"].goodput_per_second > 0.98 * plain["beside-it"].goodput_per_second
+    assert tried["beside-it"].utility > plain["beside-it"].utility - 8 * 0.02
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_whatever_the_stragglers_some_fairness_has_both_the_goodput_and_the_fairness(seed):

@@ -110,6 +110,7 @@ def test_a_scenario_shown_kept_and_changed_is_played_as_changed(tmp_path):
         ({"barrier": False}, "p95_round_seconds"),
         ({"allocator": "per-second", "barrier": False}, "utility"),
         ({"allocator": "per-second", "barrier": False, "rescan": 2}, "utility"),
+        ({"barrier": False, "triesPlain": True}, "utility"),
         ({"allocator": "sum-throughput"}, "jain_index"),
         ({"allocator": "static-oracle"}, "regret"),
         ({"allocator": "best-fixed"}, "utility"),
@@ -128,6 +129,8 @@ def test_every_option_of_an_allocator_changes_what_it_does(tmp_path, change, fig
 
     plain = {"allocator": "gradient"}
     match change:
+        case {"triesPlain": _}:
+            plain = {"allocator": "gradient", "barrier": False}
         case {"rescan": _}:
             plain = {"allocator": "per-second", "barrier": False}
         case {"acceptance": {"hazard": _}}:
