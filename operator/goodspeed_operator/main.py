@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from goodspeed_operator.resources.fleet import RUNTIME_IMAGE
-from goodspeed_runtime import logs
+from goodspeed_runtime import logs, options
+from goodspeed_runtime.process import stop_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +53,7 @@ def run(
     identity: Annotated[
         str, typer.Option(envvar="GOODSPEED_IDENTITY", help="This replica's name.", show_default="the host's")
     ] = "",
-    address: Annotated[
-        str, typer.Option(envvar="GOODSPEED_ADDRESS", help="IP address to listen on.")
-    ] = "0.0.0.0",  # noqa: S104 - a pod's address is its own
+    address: options.Address = options.EVERY_ADDRESS,
     http_port: Annotated[
         int,
         typer.Option(
@@ -70,12 +68,8 @@ def run(
             help="Unhealthy without a finished reconcile for so long.",
         ),
     ] = 120.0,
-    log_format: Annotated[
-        logs.LogFormat, typer.Option(envvar="GOODSPEED_LOG_FORMAT", help="text or json.")
-    ] = "text",
-    log_level: Annotated[
-        str, typer.Option(envvar="GOODSPEED_LOG_LEVEL", help="debug, info, warning or error.")
-    ] = "info",
+    log_format: options.LogFormat = "text",
+    log_level: options.LogLevel = "info",
 ) -> None:
     """Reconcile GoodSpeedClusters into verifiers and drafters.
 
@@ -124,9 +118,7 @@ async def _run(
         logger.error("cannot start: %s", error)
         await runner.cleanup()
         return 1
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop_signal().wait())
 
     def controller(pod_monitors: bool) -> Controller:
         return Controller(
@@ -150,7 +142,6 @@ async def _run(
     name, namespace, identity = lease
     logger.info("waiting for lease %s/%s as %s", namespace, name, identity)
     leading = asyncio.create_task(lead(api, name=name, namespace=namespace, identity=identity, work=work))
-    stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     code = 0
     leading_ended = leading.done()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-VerificationName = Literal["rejection", "coupled"]
+from goodspeed_runtime.protocol.rule import VerificationName
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,7 @@ class DrafterSettings:
         support_size: most ids in a draft distribution.
         max_sequences: answers generated at once; more wait.
         max_waiting: answers that may wait before requests are refused.
+        max_context_tokens: prompt and answer of one sequence, as the target's.
         request_seconds: longest time an answer may make no progress.
         draft_ahead: goes on drafting while verdicts are under way.
         verification: the rule that the verifier keeps answers lossless by.
@@ -46,6 +46,7 @@ class DrafterSettings:
     support_size: int = 32
     max_sequences: int = 16
     max_waiting: int = 256
+    max_context_tokens: int = 2048
     request_seconds: float = 120.0
     draft_ahead: bool = True
     verification: VerificationName = "rejection"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from goodspeed_runtime.protocol.rule import VerificationName
+
 AllocatorName = Literal["gradient", "fixed", "random"]
 ObjectiveName = Literal["perRound", "perSecond"]
-VerificationName = Literal["rejection", "coupled"]
 PrefixSharing = Literal["off", "tenant", "cell"]
 
 
