@@ -19,7 +19,8 @@ from rich.table import Table
 
 from cpu_verifier import CONTEXT, GRID, SLOTS, seconds, verification
 from goodspeed_runtime.decoding.round import Segment
-from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.decoding.served import ServedModel
+from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI
 

@@ -30,7 +30,7 @@ from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
-from goodspeed_runtime.decoding.serving import ServedModel
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI

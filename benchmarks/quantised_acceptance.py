@@ -32,7 +32,8 @@ from goodspeed_runtime.decoding.commitment import commit
 from goodspeed_runtime.decoding.int8 import Int8Matrix, round_in_place
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
-from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.decoding.served import ServedModel
+from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.drafter.engine import Job
 from goodspeed_runtime.drafter.model_engine import ModelEngine

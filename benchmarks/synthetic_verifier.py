@@ -17,7 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from child_process import leave_with_parent
-from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.decoding.served import ServedModel
+from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.decoding.verification import Request, Verdicts, nothing
 from goodspeed_runtime.metrics import VerifierMetrics
 from goodspeed_runtime.verifier.engine import Engine, warm_up

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from emulation.synthetic import VOCABULARY
-from goodspeed_runtime.decoding.serving import ServedModel
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.metrics import VerifierMetrics
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger

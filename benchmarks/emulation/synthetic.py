@@ -78,7 +78,7 @@ class _Slots:
 
 
 class SyntheticTarget:
-    """A `ServedModel` whose passes sleep as long as stated.
+    """Stands in for a `ServedModel`: its passes sleep as long as stated.
 
     Attributes:
         seconds: of CPU time spent in `forward`.

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from goodspeed_runtime.decoding.bursts import Steps
-from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.kv_cache import LayerShape
 from goodspeed_runtime.decoding.round import Round, Segment, check_segments
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.decoding.tiles import TILE_ROWS, check_rows, tiles
 
 __all__ = ["PackedModel", "Segment", "UnsupportedModelError", "check_token_ids"]
@@ -117,17 +116,10 @@ def _attention(
 AttentionInterface.register(_NAME, _attention)
 
 
-class PackedModel:
+class PackedModel(ServedModel):
     """A causal language model, its KV cache, and one pass for a ragged batch.
 
-    Not for several threads at once. The module's attention is replaced for good:
-    plain forward passes need another copy of it.
-
-    Attributes:
-        cache: keys and values; slots are acquired, released and rolled back there.
-        vocabulary_size: columns of the logits.
-        token_ids: None: column i of the logits is id i.
-        steps: None: a pass is laid out on the host.
+    The module's attention is replaced for good: plain forward passes need another copy of it.
     """
 
     def __init__(
@@ -151,19 +143,14 @@ class PackedModel:
         self.check(loaded, max_context)
         layers = attention_of(self._module)
         first = next(self._module.parameters())
-        self.device: torch.device = first.device
-        self.vocabulary_size = int(self._module.get_input_embeddings().num_embeddings)
-        self.token_ids: npt.NDArray[np.int32] | None = None
-        self.steps: Steps | None = None
-        self.cache = KVCache(
+        super().__init__(
             [layer.shape for layer in layers],
             slots=slots,
             max_context=max_context,
             dtype=first.dtype,
-            device=self.device,
+            device=first.device,
+            vocabulary_size=int(self._module.get_input_embeddings().num_embeddings),
         )
-        self.acquire = self.cache.acquire
-        self.release = self.cache.release
         if batch_invariant:
             self._check_rows(first.dtype)
 
@@ -177,26 +164,9 @@ class PackedModel:
                 check_rows(activation, width, dtype, self.device)
                 break
 
-    @property
-    def lengths(self) -> list[int]:
-        """Valid tokens per slot; setting one lower rolls its sequence back."""
-        return self.cache.lengths
-
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> Tensor:
-        """Feeds all segments in one pass and stores their keys and values.
-
-        Args:
-            segments: at most one per slot, each starting no later than its slot's length.
-
-        Returns:
-            float32 ``[sum of logit_rows, vocabulary]`` on the model's device, the rows in
-            the order of the segments. Slot lengths afterwards count the new tokens.
-
-        Raises:
-            ValueError: a segment is empty, overlaps another, leaves a gap, exceeds the
-                context or holds an id outside the vocabulary. Nothing has been written.
-        """
+        """See `ServedModel.forward`; the logits stay valid."""
         check_token_ids(segments, self.vocabulary_size)
         if self._tile is None:
             return self._pass(segments)

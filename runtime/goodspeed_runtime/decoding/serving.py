@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.cpu.native_model import NativeModel
 from goodspeed_runtime.decoding.fused.weights import NotFusableError
 from goodspeed_runtime.decoding.int8 import round_in_place
-from goodspeed_runtime.decoding.kv_cache import KVCache
 from goodspeed_runtime.decoding.packed import Loaded, PackedModel
-from goodspeed_runtime.decoding.prefixes import Tokens
-from goodspeed_runtime.decoding.round import Segment
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.models.dtype import Weights
 
 logger = logging.getLogger(__name__)
-
-
-class ServedModel(Protocol):
-    """A model with its KV cache that takes a ragged batch in one pass; see `PackedModel`.
-
-    With ``steps`` it can also draft several tokens before the host sees any of them (`bursts`).
-    """
-
-    cache: KVCache
-    vocabulary_size: int
-    token_ids: npt.NDArray[np.int32] | None
-    device: torch.device
-    steps: Steps | None
-
-    @property
-    def lengths(self) -> list[int]:
-        """Valid tokens per slot; setting one lower rolls its sequence back."""
-
-    def acquire(self, tokens: Tokens | None = None, scope: str | None = None) -> int | None:
-        """Takes a slot that holds as much of the tokens as any; see `KVCache.acquire`."""
-
-    def release(self, slot: int) -> None:
-        """Gives a slot back."""
-
-    def forward(self, segments: Sequence[Segment]) -> Tensor:
-        """Feeds all segments; float32 ``[rows, vocabulary]``, valid until the next pass.
-
-        Where ``token_ids`` are given, column i is the logit of the i-th of them, and there are no others.
-        """
 
 
 def serve(

@@ -21,7 +21,8 @@ from torch import Tensor
 from goodspeed_runtime.decoding.bursts import MOST_TOKENS, Bursts, Wish
 from goodspeed_runtime.decoding.proposing import Proposal, Rule, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
-from goodspeed_runtime.decoding.serving import ServedModel, serve
+from goodspeed_runtime.decoding.served import ServedModel
+from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.drafter.confidence import Calibration
 from goodspeed_runtime.drafter.engine import Draft, Job
 from goodspeed_runtime.drafter.hypothesis import Hypothesis

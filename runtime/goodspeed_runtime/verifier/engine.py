@@ -22,7 +22,7 @@ import numpy as np
 from goodspeed_runtime.decoding.coupling import verify_coupled
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
-from goodspeed_runtime.decoding.serving import ServedModel
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.verifier.admission import Admission, Barrier, Continuous, View

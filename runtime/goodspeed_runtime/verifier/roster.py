@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from goodspeed_runtime.decoding.prefixes import Tokens
-from goodspeed_runtime.decoding.serving import ServedModel
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.verifier.grants import Grants

@@ -15,7 +15,7 @@ from goodspeed_runtime.verifier.settings import VerifierSettings
 from goodspeed_runtime.web import WebServer
 
 if TYPE_CHECKING:
-    from goodspeed_runtime.decoding.serving import ServedModel
+    from goodspeed_runtime.decoding.served import ServedModel
     from goodspeed_runtime.verifier.messages import Target
 
 logger = logging.getLogger(__name__)

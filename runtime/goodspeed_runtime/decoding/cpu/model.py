@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding, silu
 
-from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
-from goodspeed_runtime.decoding.fused.weights import LayerWeights, NotFusableError, take_apart
-from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.fused.weights import LayerWeights, NotFusableError, give_up, take_apart
 from goodspeed_runtime.decoding.packed import Loaded, check_token_ids
 from goodspeed_runtime.decoding.round import Round, Segment, check_segments
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.decoding.tiles import TILE_ROWS, check_rows, tiles
 
 
@@ -38,18 +36,10 @@ class _Layer:
     window: int | None
 
 
-class CPUModel:
-    """Same contract as `PackedModel`, for models that `take_apart` accepts, on the CPU.
+class CPUModel(ServedModel):
+    """For models that `take_apart` accepts, on the CPU.
 
-    Not for several threads at once. The module's matrices are taken from it: it cannot
-    be run any more.
-
-    Attributes:
-        cache: keys and values; slots are acquired, released and rolled back there.
-        vocabulary_size: ids that may be fed.
-        token_ids: int32, rising: the id of each column of the logits; None where column i is id i.
-        steps: None: the host is near.
-        device: the CPU.
+    The module's matrices are taken from it: it cannot be run any more.
     """
 
     def __init__(
@@ -79,30 +69,27 @@ class CPUModel:
         if not can_prepack(dtype):
             raise NotFusableError(f"this processor or build of torch prepacks no {dtype}")
         weights = take_apart(loaded.module, max_context)
+        super().__init__(
+            weights.kept,
+            slots=slots,
+            max_context=max_context,
+            dtype=dtype,
+            device=torch.device("cpu"),
+            vocabulary_size=weights.embedding.shape[0],
+            token_ids=token_ids,
+        )
         layers = list(weights.layers)
         self._weights = weights = replace(weights, layers=())
         self._layers = []
         for module in loaded.module.model.layers:
             self._layers.append(_prepacked(layers.pop(0)))
-            _empty(module)
-        self.token_ids = token_ids
-        self.steps: Steps | None = None
+            give_up(module)
         self._head = PrepackedLinear(
             weights.head if token_ids is None else weights.head[torch.from_numpy(token_ids)]
         )
         # The angles as both halves of a head use them, the sign of the turned half within the sine.
         self._cosine = torch.cat((weights.cosine, weights.cosine), -1)
         self._sine = torch.cat((-weights.sine, weights.sine), -1)
-        self.device = torch.device("cpu")
-        self.vocabulary_size = weights.embedding.shape[0]
-        self.cache = KVCache(
-            [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(self._layers),
-            slots=slots,
-            max_context=max_context,
-            dtype=dtype,
-            device=self.device,
-        )
-        self.acquire, self.release = self.cache.acquire, self.cache.release
         if batch_invariant:
             self._check_rows(dtype)
 
@@ -113,14 +100,9 @@ class CPUModel:
             check_rows(product, product.width, dtype, self.device)
         check_rows(silu, layer.down.width, dtype, self.device)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Valid tokens per slot; setting one lower rolls its sequence back."""
-        return self.cache.lengths
-
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> Tensor:
-        """See `PackedModel.forward`."""
+        """See `ServedModel.forward`; the logits stay valid."""
         check_token_ids(segments, self.vocabulary_size)
         if self._tile is None:
             return self._pass(segments)
@@ -182,9 +164,3 @@ def _prepacked(layer: LayerWeights) -> _Layer:
         key_norm=layer.key_norm,
         window=layer.window,
     )
-
-
-def _empty(module: Any) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            part.weight.data = part.weight.new_empty(0)

@@ -1,6 +1,6 @@
 """A decoder on the CPU whose whole pass is one call of compiled code.
 
-The contract is `PackedModel`'s, the weights are the model's to the last bit and
+The weights are the model's to the last bit and
 what is between the products is in float32. Every row's sums are in one order whatever else is in the pass:
 the same sequence gives the same logits, bit for bit, alone or in company, in one
 chunk or several.
@@ -11,19 +11,23 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.cpu import library
-from goodspeed_runtime.decoding.fused.weights import DecoderWeights, LayerWeights, NotFusableError, take_apart
-from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
+from goodspeed_runtime.decoding.fused.weights import (
+    DecoderWeights,
+    LayerWeights,
+    NotFusableError,
+    give_up,
+    take_apart,
+)
 from goodspeed_runtime.decoding.packed import Loaded, check_token_ids
 from goodspeed_runtime.decoding.round import Segment, check_segments
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.models.integers import Integers, joined
 
 _FORMATS = {torch.bfloat16: 0, torch.float32: 1}
@@ -31,18 +35,12 @@ _NIBBLES, _BYTES = 2, 3
 _HEAD, _QUERY_KEY_VALUE, _OUTPUT, _GATE, _UP, _DOWN = range(6)
 
 
-class NativeModel:
-    """Same contract as `PackedModel`, for models that `take_apart` accepts, float32 or bfloat16 on the CPU.
+class NativeModel(ServedModel):
+    """For models that `take_apart` accepts, float32 or bfloat16 on the CPU.
 
-    Not for several threads at once. The module's matrices are taken from it: it cannot
-    be run any more.
+    The module's matrices are taken from it: it cannot be run any more.
 
     Attributes:
-        cache: keys and values; slots are acquired, released and rolled back there.
-        vocabulary_size: ids that may be fed.
-        token_ids: int32, rising: the id of each column of the logits; None where column i is id i.
-        device: the CPU.
-        steps: None: the host is where the tokens are.
         weight_bytes: read by a pass that wants logits.
     """
 
@@ -76,18 +74,15 @@ class NativeModel:
         except library.NoLibraryError as error:
             raise NotFusableError(str(error)) from error
         weights = take_apart(loaded.module, max_context)
-        self.token_ids = token_ids
-        self.steps: Steps | None = None
-        self.device = torch.device("cpu")
-        self.vocabulary_size = weights.embedding.shape[0]
-        self.cache = KVCache(
-            [LayerShape(weights.kv_heads, weights.head_size, weights.head_size)] * len(weights.layers),
+        super().__init__(
+            weights.kept,
             slots=slots,
             max_context=max_context,
             dtype=dtype,
-            device=self.device,
+            device=torch.device("cpu"),
+            vocabulary_size=weights.embedding.shape[0],
+            token_ids=token_ids,
         )
-        self.acquire, self.release = self.cache.acquire, self.cache.release
         self._cosine, self._sine = weights.cosine.float().contiguous(), weights.sine.float().contiguous()
         self._embedding = weights.embedding.contiguous()
         self._create(weights, dtype)
@@ -96,7 +91,7 @@ class NativeModel:
         layers = list(weights.layers)
         for index, module in enumerate(loaded.module.model.layers):
             self._layer(index, layers.pop(0), stored)
-            _empty(module)
+            give_up(module)
         self._vector(0, 0, weights.norm)
         head, names = weights.head, ["lm_head.weight", "model.embed_tokens.weight"]
         integers = next((stored[name] for name in names if name in stored), None)
@@ -128,13 +123,8 @@ class NativeModel:
             raise MemoryError("no memory or no threads for the pass")
         weakref.finalize(self, self._library.goodspeed_destroy, self._handle)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Valid tokens per slot; setting one lower rolls its sequence back."""
-        return self.cache.lengths
-
     def forward(self, segments: Sequence[Segment]) -> Tensor:
-        """See `PackedModel.forward`; the logits are valid until the next pass."""
+        """See `ServedModel.forward`."""
         check_token_ids(segments, self.vocabulary_size)
         check_segments(segments, self.cache)
         described = np.array(
@@ -214,9 +204,3 @@ def _same(integers: Integers, weight: Tensor) -> bool:
     if integers.values.shape != tuple(weight.shape):
         return False
     return torch.equal(torch.from_numpy(integers.weights()).bfloat16(), weight.bfloat16())
-
-
-def _empty(module: Any) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            part.weight.data = part.weight.new_empty(0)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from goodspeed_runtime.decoding.fused.weights import (
     DecoderWeights,
     LayerWeights,
     NotFusableError,
+    give_up,
     take_apart,
 )
 from goodspeed_runtime.decoding.int8 import Int8Matrix
@@ -285,9 +286,7 @@ def quantised(module: Any, positions: int) -> tuple[DecoderWeights, list[Int8Lay
         layer = layers.pop(0)
         rounded.append(_rounded(layer))
         rest.append(_emptied(layer))
-        for linear in part.modules():
-            if isinstance(linear, nn.Linear):
-                linear.weight.data = linear.weight.new_empty(0)
+        give_up(part)
     return replace(weights, layers=rest), rounded
 
 

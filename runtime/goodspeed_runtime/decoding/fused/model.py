@@ -19,16 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goodspeed_runtime.decoding.bursts import Steps
 from goodspeed_runtime.decoding.fused.decoder import Decoder
 from goodspeed_runtime.decoding.fused.int8_products import quantised
 from goodspeed_runtime.decoding.fused.products import MOST_TOKENS
 from goodspeed_runtime.decoding.fused.schedule import Capacity, describe
 from goodspeed_runtime.decoding.fused.stepping import FusedSteps, Graphs
 from goodspeed_runtime.decoding.fused.weights import take_apart
-from goodspeed_runtime.decoding.kv_cache import KVCache, LayerShape
 from goodspeed_runtime.decoding.packed import Loaded
 from goodspeed_runtime.decoding.round import Segment, check_segments
+from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.decoding.tiles import tiles
 from goodspeed_runtime.models.dtype import Weights
 
@@ -45,18 +44,11 @@ def sizes_up_to(limit: int) -> list[int]:
     return [*sizes, limit] if limit not in sizes else sizes
 
 
-class FusedModel:
-    """Same contract as `PackedModel`, for models that `weights.take_apart` accepts.
+class FusedModel(ServedModel):
+    """For models that `weights.take_apart` accepts.
 
-    Not for several threads at once. The module's weights are shared and its forward pass
-    still works, unless they are rounded to int8: then its linear layers are given up.
-
-    Attributes:
-        cache: keys and values; slots are acquired, released and rolled back there.
-        vocabulary_size: columns of the logits.
-        token_ids: None: column i of the logits is id i.
-        device: of the weights.
-        steps: for drafts of several tokens (`bursts`); None where batches must not matter.
+    The module's weights are shared and its forward pass still works, unless they are
+    rounded to int8: then its linear layers are given up.
     """
 
     def __init__(
@@ -89,17 +81,14 @@ class FusedModel:
             parts, int8_layers = quantised(loaded.module, max_context)
         else:
             parts = take_apart(loaded.module, max_context)
-        self.device = parts.embedding.device
-        self.vocabulary_size = parts.embedding.shape[0]
-        self.token_ids: npt.NDArray[np.int32] | None = None
-        self.cache = KVCache(
-            [LayerShape(parts.kv_heads, parts.head_size, parts.head_size)] * len(parts.layers),
+        super().__init__(
+            parts.kept,
             slots=slots,
             max_context=max_context,
             dtype=parts.embedding.dtype,
-            device=self.device,
+            device=parts.embedding.device,
+            vocabulary_size=parts.embedding.shape[0],
         )
-        self.acquire, self.release = self.cache.acquire, self.cache.release
         self._most = max_tokens, max_rows
         self._tile = min(max_tokens, MOST_TOKENS) if batch_invariant else None
         if self._tile is not None:
@@ -119,7 +108,6 @@ class FusedModel:
         self._completions: dict[int, torch.cuda.CUDAGraph] = {}
         self._heads: dict[int, torch.cuda.CUDAGraph] = {}
         graphs = self._capture()
-        self.steps: Steps | None = None
         if self._tile is None:
             self.steps = FusedSteps(
                 self._decoder,
@@ -131,26 +119,9 @@ class FusedModel:
                 row_sizes=self._row_sizes,
             )
 
-    @property
-    def lengths(self) -> list[int]:
-        """Valid tokens per slot; setting one lower rolls its sequence back."""
-        return self.cache.lengths
-
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> Tensor:
-        """Feeds all segments in one pass and stores their keys and values.
-
-        Args:
-            segments: at most one per slot, each starting no later than its slot's length.
-
-        Returns:
-            float32 ``[sum of logit_rows, vocabulary]``: a view that the next pass overwrites.
-
-        Raises:
-            ValueError: a segment is empty, overlaps another, leaves a gap, exceeds the
-                context, holds an id outside the vocabulary, or all together hold more tokens
-                than a pass takes. Nothing has been written.
-        """
+        """See `ServedModel.forward`; the next pass overwrites the logits."""
         check_segments(segments, self.cache)
         count = sum(len(segment.tokens) for segment in segments)
         rows = sum(segment.logit_rows for segment in segments)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from goodspeed_runtime.decoding.kv_cache import LayerShape
 from goodspeed_runtime.decoding.packed import attention_of
 
 _FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -75,6 +76,11 @@ class DecoderWeights:
     epsilon: float
     scaling: float
 
+    @property
+    def kept(self) -> list[LayerShape]:
+        """What each layer keeps per token."""
+        return [LayerShape(self.kv_heads, self.head_size, self.head_size)] * len(self.layers)
+
 
 @torch.no_grad()
 def take_apart(module: Any, positions: int) -> DecoderWeights:
@@ -123,6 +129,13 @@ def take_apart(module: Any, positions: int) -> DecoderWeights:
         epsilon=config.rms_norm_eps,
         scaling=attentions[0].scaling,
     )
+
+
+def give_up(module: Any) -> None:
+    """Takes the matrices of all linear layers from a module, which cannot be run any more."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            part.weight.data = part.weight.new_empty(0)
 
 
 def _mlp(layer: Any) -> list[nn.Linear]:
