@@ -19,7 +19,7 @@ _BLOCK = 8192
 _WARPS = 16
 _STAGING = 2
 """Host arrays in turn: one may still be on its way to the device while the next is written."""
-_REQUEST_COLUMNS, _DRAFT_COLUMNS = 9, 5
+_REQUEST_COLUMNS, _DRAFT_COLUMNS = row_kernels.REQUEST_COLUMNS.value, 5
 
 
 @torch.inference_mode()

@@ -105,6 +105,19 @@ def reach(
 
 
 @triton.jit
+def mass_above(row, floor, peak, inverse, VOCABULARY: tl.constexpr, BLOCK: tl.constexpr):
+    """The sum of exp((x - peak) * inverse) over logits at or above the pattern `floor`, float64."""
+    lanes = tl.arange(0, BLOCK)
+    sums = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, VOCABULARY, BLOCK):
+        inside = start + lanes < VOCABULARY
+        x = tl.load(row + start + lanes, mask=inside, other=float("-inf"))
+        kept = inside & (ordered(x).to(tl.int64) >= floor)
+        sums += tl.where(kept, tl.exp((x - peak) * inverse), 0.0).to(tl.float64)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
 def real(column, index):
     """A float32 whose bits stand in an int32 column."""
     return tl.load(column + index).to(tl.float32, bitcast=True)
@@ -157,22 +170,10 @@ def describe(
             floor = reach(
                 row, floor, top, peak, inverse, top_k.to(tl.float64), floor, VOCABULARY, BLOCK, True
             )
-        sums = tl.zeros((BLOCK,), tl.float64)
-        for start in range(0, VOCABULARY, BLOCK):
-            inside = start + lanes < VOCABULARY
-            x = tl.load(row + start + lanes, mask=inside, other=float("-inf"))
-            kept = inside & (ordered(x).to(tl.int64) >= floor)
-            sums += tl.where(kept, tl.exp((x - peak) * inverse), 0.0).to(tl.float64)
-        mass = tl.sum(sums, 0)
+        mass = mass_above(row, floor, peak, inverse, VOCABULARY, BLOCK)
         if top_p < 1:
             goal = top_p.to(tl.float64) * mass
             floor = reach(row, floor, top, peak, inverse, goal, floor, VOCABULARY, BLOCK, False)
-            sums = tl.zeros((BLOCK,), tl.float64)
-            for start in range(0, VOCABULARY, BLOCK):
-                inside = start + lanes < VOCABULARY
-                x = tl.load(row + start + lanes, mask=inside, other=float("-inf"))
-                kept = inside & (ordered(x).to(tl.int64) >= floor)
-                sums += tl.where(kept, tl.exp((x - peak) * inverse), 0.0).to(tl.float64)
-            mass = tl.sum(sums, 0)
+            mass = mass_above(row, floor, peak, inverse, VOCABULARY, BLOCK)
         tl.store(floors + index, floor)
         tl.store(masses + index, mass)
