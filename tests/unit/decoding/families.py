@@ -52,7 +52,7 @@ OURS = ["Llama", "Qwen2", "Qwen3", "Mistral"]
 
 def build(model, config, **options):
     torch.manual_seed(1)
-    return model(config(**SIZES | options)).eval()
+    return model(config(**SIZES | options)).eval().requires_grad_(requires_grad=False)
 
 
 def loaded(family, dtype=torch.float32, **options):

@@ -6,15 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, build
 from tiny import llama
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-)
 
 from goodspeed_runtime.decoding.coupling import verify_coupled
 from goodspeed_runtime.decoding.noise import uniform, uniform_tensor
@@ -38,19 +31,9 @@ def models():
     return PackedModel(plain, slots=4, max_context=64), PackedModel(cuda, slots=4, max_context=64)
 
 
-GEMMAS = {
-    "Gemma": (GemmaForCausalLM, GemmaConfig, {}),
-    "Gemma 2": (Gemma2ForCausalLM, Gemma2Config, {"sliding_window": 9, "attn_logit_softcapping": 2.0}),
-    "Gemma 3": (Gemma3ForCausalLM, Gemma3TextConfig, {"sliding_window": 9}),
-}
-
-
 def gemma(family):
-    model, config, options = GEMMAS[family]
-    torch.manual_seed(1)
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-    module = model(config(**sizes, **heads, **options, initializer_range=0.3, pad_token_id=0)).eval().cuda()
+    model, config, options = FAMILIES[family]
+    module = build(model, config, **options, vocab_size=VOCABULARY).cuda()
     if "attn_logit_softcapping" in options:
         module.set_attn_implementation("eager")  # some releases choose one that leaves the cap out
     return module
@@ -78,7 +61,7 @@ def test_packed_passes_agree_with_the_cpu():
         torch.testing.assert_close(cuda.forward(segments).cpu(), cpu.forward(segments), atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("family", GEMMAS)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("Gemma")])
 def test_families_without_fused_layers_give_the_plain_models_logits(family):
     plain = gemma(family)
     packed = PackedModel(SimpleNamespace(module=gemma(family)), slots=3, max_context=64)
@@ -98,7 +81,7 @@ def test_families_without_fused_layers_give_the_plain_models_logits(family):
         torch.testing.assert_close(logits, torch.cat(expected), atol=3e-4, rtol=3e-4)
 
 
-@pytest.mark.parametrize("family", GEMMAS)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("Gemma")])
 def test_with_batch_invariance_they_have_the_same_bits_whatever_shares_the_pass(family):
     packed = PackedModel(SimpleNamespace(module=gemma(family)), slots=3, max_context=64, batch_invariant=True)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 60))

@@ -7,16 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from families import FAMILIES, OURS, build
 
 from goodspeed_runtime.decoding.int8 import round_in_place, rounded_linears
 from goodspeed_runtime.decoding.round import Segment
@@ -42,26 +33,16 @@ SIZES = {
     "initializer_range": 0.1,
     "pad_token_id": 0,
 }
-FAMILIES = {
-    "Llama": (LlamaForCausalLM, LlamaConfig, {}),
-    "Qwen2": (
-        Qwen2ForCausalLM,
-        Qwen2Config,
-        {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1},
-    ),
-    "Qwen3": (
-        Qwen3ForCausalLM,
-        Qwen3Config,
-        {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128},
-    ),
-    "Mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 300}),
+OWN = {
+    "Qwen2": {"sliding_window": 70},
+    "Qwen3": {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128},
+    "Mistral": {"sliding_window": 300},
 }
 
 
-def build(family, dtype=torch.float32, **sizes):
+def module_of(family, dtype=torch.float32, **sizes):
     model, config, options = FAMILIES[family]
-    torch.manual_seed(1)
-    return model(config(**SIZES | options | sizes)).eval().cuda().to(dtype)
+    return build(model, config, **options | SIZES | OWN.get(family, {}) | sizes).cuda().to(dtype)
 
 
 def fused(module, **options):
@@ -87,9 +68,9 @@ def alone(plain, tokens, rows):
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.bfloat16, 0.06)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OURS)
 def test_any_mix_of_prefills_drafts_and_rollbacks_gives_the_plain_models_logits(family, dtype, error):
-    plain, model = build(family, dtype), fused(build(family, dtype))
+    plain, model = module_of(family, dtype), fused(module_of(family, dtype))
     rng = np.random.default_rng(0)
     held = {slot: [] for slot in range(SLOTS)}
     for step in range(12):
@@ -113,14 +94,14 @@ def test_any_mix_of_prefills_drafts_and_rollbacks_gives_the_plain_models_logits(
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OURS)
 def test_int8_weights_give_the_logits_of_the_model_with_those_weights(family, dtype, error):
     # Of larger weights attention is so sharp that halves of any kind end up far from float32.
     small = {"initializer_range": 0.02}
-    unrounded = build(family, **small)
+    unrounded = module_of(family, **small)
     plain = copy.deepcopy(unrounded)
     round_in_place(plain)
-    model = fused(build(family, dtype, **small), weights="int8")
+    model = fused(module_of(family, dtype, **small), weights="int8")
     tokens = np.random.default_rng(3).integers(0, VOCABULARY, 600).tolist()
     fed, apart, unlike, size = 0, 0.0, 0.0, 0.0
     for count in (450, 97, 40, 5, 1):
@@ -136,13 +117,13 @@ def test_int8_weights_give_the_logits_of_the_model_with_those_weights(family, dt
 
 
 def test_int8_weights_leave_no_other_copy_of_the_matrices():
-    module = build("Llama", torch.bfloat16)
+    module = module_of("Llama", torch.bfloat16)
     fused(module, weights="int8")
     assert sum(linear.weight.numel() for linear in rounded_linears(module)) == 0
 
 
 def test_by_int8_weights_a_sequence_gets_the_same_bits_whoever_shares_the_pass():
-    model = fused(build("Qwen3", torch.bfloat16), weights="int8")
+    model = fused(module_of("Qwen3", torch.bfloat16), weights="int8")
     tokens = np.random.default_rng(4).integers(0, VOCABULARY, 300).tolist()
     model.forward([Segment(0, 0, tokens[:295], 0)])
     mine = Segment(0, 295, tokens[295:], 5)
@@ -155,7 +136,7 @@ def test_by_int8_weights_a_sequence_gets_the_same_bits_whoever_shares_the_pass()
 
 
 def test_what_shares_the_pass_does_not_change_how_a_sequence_attends():
-    model = fused(build("Qwen3", torch.bfloat16))
+    model = fused(module_of("Qwen3", torch.bfloat16))
     tokens = np.random.default_rng(1).integers(0, VOCABULARY, 1200).tolist()
     model.forward([Segment(0, 0, tokens[:600], 0)])
     model.forward([Segment(0, 600, tokens[600:1195], 0)])
@@ -167,9 +148,9 @@ def test_what_shares_the_pass_does_not_change_how_a_sequence_attends():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OURS)
 def test_with_batch_invariance_logits_have_the_same_bits_whatever_shares_the_pass(family, dtype):
-    model = fused(build(family, dtype), batch_invariant=True)
+    model = fused(module_of(family, dtype), batch_invariant=True)
     rng = np.random.default_rng(5)
     text = rng.integers(0, VOCABULARY, 1100).tolist()
     chunks = (Segment(0, at, text[at : at + 50], 50) for at in range(0, 1100, 50))
@@ -196,7 +177,7 @@ def test_with_batch_invariance_logits_have_the_same_bits_whatever_shares_the_pas
 
 
 def test_a_beginning_is_copied_between_slots_on_the_device():
-    model = fused(build("Llama"))
+    model = fused(module_of("Llama"))
     for slot in range(SLOTS):
         model.release(slot)
     text = np.random.default_rng(6).integers(0, VOCABULARY, 300).astype(np.int32)
@@ -254,7 +235,7 @@ def test_verdicts_are_those_of_torchs_own_operations(vocabulary):
 
 
 def test_a_round_waits_for_nothing_but_its_verdicts():
-    model = fused(build("Llama"))
+    model = fused(module_of("Llama"))
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 40)).tolist()
     model.forward([Segment(slot, 0, row[:20], 1) for slot, row in enumerate(tokens)])
     segments = [Segment(slot, 20, row[20:25], 5) for slot, row in enumerate(tokens)]
@@ -277,7 +258,7 @@ def test_a_round_waits_for_nothing_but_its_verdicts():
 
 @pytest.mark.parametrize(("tokens", "rows"), [(TOKENS + 1, 0), (ROWS + 1, ROWS + 1)])
 def test_more_than_a_pass_takes_is_refused_before_anything_is_written(tokens, rows):
-    model = fused(build("Llama"))
+    model = fused(module_of("Llama"))
     with pytest.raises(ValueError, match="of one pass"):
         model.forward([Segment(0, 0, [1] * tokens, rows)])
     assert model.lengths == [0] * SLOTS

@@ -5,16 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from families import SIZES, VOCABULARY, loaded
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.cpu.native_model import NativeModel
@@ -24,29 +17,17 @@ from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.models.dtype import fingerprint_with
 
-SIZES = {
-    "vocab_size": 90,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-}
-FAMILIES = {
-    "Llama": (LlamaForCausalLM, LlamaConfig, {}),
-    "Llama with a tied head": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True}),
-    "Qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
-    "Gemma": (GemmaForCausalLM, GemmaConfig, {"head_dim": 16}),
+MODELS = {
+    "Llama": ("Llama", {}),
+    "Llama with a tied head": ("Llama", {"tie_word_embeddings": True}),
+    "Qwen2": ("Qwen2", {}),
+    "Gemma": ("Gemma", {}),
 }
 
 
-def build(family):
-    model, config, options = FAMILIES[family]
-    torch.manual_seed(0)
-    return model(config(**SIZES | options)).eval().requires_grad_(requires_grad=False)
+def build(name):
+    family, options = MODELS[name]
+    return loaded(family, **options).module
 
 
 @given(
@@ -76,7 +57,7 @@ def test_rows_have_scales_of_their_own():
     torch.testing.assert_close(rounded.scales * 127, torch.tensor([1.0, 1000.0]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_all_linear_layers_are_rounded_but_the_head_and_nothing_else(family):
     module = build(family)
     before = copy.deepcopy(module.state_dict())
@@ -95,7 +76,7 @@ def test_a_server_on_the_cpu_gives_the_logits_of_the_rounded_model(family, kinds
     plain = build(family)
     for linear in rounded_linears(plain):
         linear.weight.copy_(Int8Matrix.of(linear.weight).dequantised())
-    tokens = torch.randint(0, 90, (1, 30), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected, unrounded = (module(tokens).logits[0] for module in (plain, build(family)))
     model = serve(

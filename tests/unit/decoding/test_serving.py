@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from families import VOCABULARY, build
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from goodspeed_runtime.decoding.cpu import library
@@ -17,22 +18,9 @@ from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.serving import serve
 
-SIZES = {
-    "vocab_size": 90,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-}
 
-
-def build(model=LlamaForCausalLM, config=LlamaConfig, **options):
-    torch.manual_seed(0)
-    return model(config(**SIZES | options)).eval().requires_grad_(requires_grad=False)
+def llama(**options):
+    return build(LlamaForCausalLM, LlamaConfig, **options)
 
 
 def served(module):
@@ -56,16 +44,16 @@ def has_library():
 
 @pytest.mark.skipif(not has_library(), reason="no compiled pass and no compiler")
 def test_a_llama_on_the_cpu_runs_by_a_compiled_pass():
-    assert isinstance(served(build()), NativeModel)
+    assert isinstance(served(llama()), NativeModel)
 
 
 def test_without_a_compiler_a_llama_runs_by_torchs_operations(no_library):
-    assert isinstance(served(build()), CPUModel)
+    assert isinstance(served(llama()), CPUModel)
 
 
 @pytest.mark.parametrize(
     "module",
-    [build(GemmaForCausalLM, GemmaConfig, head_dim=16), build(hidden_act="gelu"), build(mlp_bias=True)],
+    [build(GemmaForCausalLM, GemmaConfig), llama(hidden_act="gelu"), llama(mlp_bias=True)],
     ids=["another family", "another activation", "biases"],
 )
 def test_what_they_do_not_compute_runs_by_transformers_layers(module):
@@ -74,7 +62,7 @@ def test_what_they_do_not_compute_runs_by_transformers_layers(module):
 
 def test_without_prepacked_matrices_either_a_llama_runs_by_transformers_layers(monkeypatch, no_library):
     monkeypatch.setattr(cpu, "can_prepack", lambda dtype: False)
-    assert isinstance(served(build()), PackedModel)
+    assert isinstance(served(llama()), PackedModel)
 
 
 def test_a_dtype_that_is_not_multiplied_here_is_found_out_before_the_model_is_touched():
@@ -83,9 +71,9 @@ def test_a_dtype_that_is_not_multiplied_here_is_found_out_before_the_model_is_to
 
 @pytest.mark.skipif(not can_prepack(torch.bfloat16), reason="no prepacked bfloat16 on this processor")
 def test_in_bfloat16_torchs_operations_round_every_step_where_transformers_rounds_it(no_library):
-    module = build().bfloat16()
+    module = llama().bfloat16()
     plain = copy.deepcopy(module)
-    tokens = torch.randint(0, 90, (1, 30), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = plain(tokens).logits[0].float()
     model = served(module)
@@ -97,7 +85,7 @@ def test_in_bfloat16_torchs_operations_round_every_step_where_transformers_round
 
 @pytest.mark.parametrize("kind", [CPUModel, NativeModel])
 def test_matrices_are_held_once(kind):
-    module = build()
+    module = llama()
     kind(SimpleNamespace(module=module), slots=2, max_context=32)
     layers = module.model.layers
     assert sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2) == 0
@@ -110,12 +98,12 @@ def test_a_prepacked_matrix_multiplies_like_a_plain_one():
 
 
 def test_only_the_logits_that_matter_are_computed():
-    ids = np.array([3, 4, 50, 89], dtype=np.int32)
+    ids = np.array([3, 4, 30, 49], dtype=np.int32)
     segment = Segment(0, 0, [5, 6, 7], 2)
     every, some = (
-        served(build()),
+        served(llama()),
         serve(
-            SimpleNamespace(module=build()),
+            SimpleNamespace(module=llama()),
             slots=2,
             max_context=32,
             max_tokens=32,
