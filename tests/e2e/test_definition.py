@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,14 @@ import pytest
 import yaml
 from control_plane import ControlPlane
 
+from bad_specs import TABLE, broken
 from goodspeed_operator.api.loading import load_cluster, parse_cluster
 from goodspeed_operator.resources.fleet import desired
 
 pytestmark = pytest.mark.apiserver
 
 ROOT = Path(__file__).parents[2]
-TABLE = yaml.safe_load((ROOT / "tests/unit/api/bad_specs.yaml").read_text())
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-
-
-def broken(case: dict[str, Any]) -> dict[str, Any]:
-    cluster = copy.deepcopy(TABLE["base"])
-    for path, value in case["set"].items():
-        *parents, last = path.split(".")
-        place = cluster
-        for step in parents:
-            place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
-        place[last] = value
-    return cluster
 
 
 def refusal(plane: ControlPlane, cluster: dict[str, Any]) -> str:

@@ -107,9 +107,8 @@ def render() -> str:
     return HEADER + text
 
 
-def main(paths: list[str]) -> None:
-    """Writes the definition to each path, or to standard output when there is none."""
-    text = render()
+def write(text: str, paths: list[str]) -> None:
+    """Writes to each path, or to standard output when there is none."""
     for path in paths:
         Path(path).write_text(text, encoding="utf-8")
     if not paths:
@@ -117,4 +116,4 @@ def main(paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write(render(), sys.argv[1:])

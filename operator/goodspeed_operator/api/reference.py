@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster, Spec
+from goodspeed_operator.api.crd import write
 from goodspeed_operator.api.pods import Pods
 from goodspeed_operator.api.scalars import FORMS
 from goodspeed_operator.api.status import Status
@@ -172,14 +172,5 @@ def _without(schema: Schema, other: Schema) -> Schema:
     return {**schema, "properties": kept}
 
 
-def main(paths: list[str]) -> None:
-    """Writes the page to each path, or to standard output when there is none."""
-    text = render()
-    for path in paths:
-        Path(path).write_text(text, encoding="utf-8")
-    if not paths:
-        sys.stdout.write(text)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    write(render(), sys.argv[1:])

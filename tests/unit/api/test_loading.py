@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from bad_specs import TABLE, broken
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.crd import definition
 from goodspeed_operator.api.loading import ClusterError, load_cluster, load_with_secrets, parse_cluster
 
 ROOT = Path(__file__).parents[3]
-TABLE = yaml.safe_load((Path(__file__).parent / "bad_specs.yaml").read_text())
 QUICKSTART = (ROOT / "examples/quickstart.yaml").read_text()
-
-
-def broken(case: dict[str, Any]) -> dict[str, Any]:
-    cluster = copy.deepcopy(TABLE["base"])
-    for path, value in case["set"].items():
-        *parents, last = path.split(".")
-        place = cluster
-        for step in parents:
-            place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
-        place[last] = value
-    return cluster
 
 
 def messages(schema: Any) -> set[str]:
