@@ -20,8 +20,8 @@ from goodspeed_operator.api.loading import ClusterError, load_with_secrets
 from goodspeed_operator.api.secrets import Secrets
 from goodspeed_operator.local.container import ContainerError
 from goodspeed_operator.local.fleet import Fleet, FleetError, manifests_of
-from goodspeed_operator.local.kubelet import PodStatus
 from goodspeed_operator.local.network import NoAddressError
+from goodspeed_operator.local.pod_status import PodStatus
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

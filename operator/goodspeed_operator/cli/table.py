@@ -11,7 +11,7 @@ from goodspeed_operator.cluster.scrape import Reading, scrape
 from goodspeed_operator.local import figures
 from goodspeed_operator.local.figures import DrafterFigures
 from goodspeed_operator.local.fleet import Fleet, Member
-from goodspeed_operator.local.kubelet import PodStatus
+from goodspeed_operator.local.pod_status import PodStatus
 
 
 async def read_verifiers(fleet: Fleet, http: httpx.AsyncClient) -> list[Reading]:

@@ -18,8 +18,9 @@ from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.secrets import Secrets
 from goodspeed_operator.local.container import Surroundings, resolve
 from goodspeed_operator.local.expansion import Manifest, expand
-from goodspeed_operator.local.kubelet import Kubelet, Observer, PodStatus
+from goodspeed_operator.local.kubelet import Kubelet
 from goodspeed_operator.local.network import Block, Resolver, records, services_of
+from goodspeed_operator.local.pod_status import Observer, PodStatus
 from goodspeed_operator.local.process import tail
 from goodspeed_operator.local.secret_files import secret_sources, write_secrets
 from goodspeed_operator.resources.fleet import desired

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from goodspeed_operator.local.backoff import Backoff
 from goodspeed_operator.local.container import Command, ContainerError, Surroundings, resolve
 from goodspeed_operator.local.expansion import Manifest
+from goodspeed_operator.local.pod_status import Observer, Phase, PodStatus
 from goodspeed_operator.local.probe import Probe, Tally
 from goodspeed_operator.local.prober import Prober
 from goodspeed_operator.local.process import Child, ended
@@ -23,58 +22,6 @@ from goodspeed_operator.local.tether import Tether
 
 EAGER_SECONDS = 0.25
 DEFAULT_GRACE_SECONDS = 30.0
-
-
-class Phase(StrEnum):
-    """Where a pod stands."""
-
-    WAITING = "waiting"
-    PULLING = "pulling"
-    STARTING = "starting"
-    READY = "ready"
-    UNREADY = "not ready"
-    BACK_OFF = "backing off"
-    ENDED = "ended"
-    STOPPED = "stopped"
-
-
-@dataclass(slots=True)
-class PodStatus:
-    """A pod as it is now; the kubelet writes, everyone reads.
-
-    Attributes:
-        name: the pod's.
-        address: its loopback address.
-        phase: where it stands.
-        message: why it is not ready, in words.
-        restarts: of its containers.
-        crashes: in a row.
-        was_ready: it has been ready once.
-        initialised: its init containers are through.
-        exits: code of the last end, by container; of an init container only when it failed.
-        pids: by container, those that run.
-        log: of the container that last started.
-    """
-
-    name: str
-    address: str
-    log: Path
-    phase: Phase = Phase.WAITING
-    message: str = ""
-    restarts: int = 0
-    crashes: int = 0
-    was_ready: bool = False
-    initialised: bool = False
-    exits: dict[str, int] = field(default_factory=dict)
-    pids: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes work."""
-        return self.phase is Phase.READY
-
-
-Observer = Callable[[PodStatus], None]
 
 
 class InitialisationError(ContainerError):

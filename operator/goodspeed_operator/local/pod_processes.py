@@ -16,9 +16,10 @@ from goodspeed_operator.cluster.client import APIError, KubernetesAPI
 from goodspeed_operator.local.container import ContainerError, Surroundings
 from goodspeed_operator.local.expansion import Manifest
 from goodspeed_operator.local.fleet import base_environment, default_cache, volumes_of
-from goodspeed_operator.local.kubelet import Kubelet, PodStatus
+from goodspeed_operator.local.kubelet import Kubelet
 from goodspeed_operator.local.network import Block, Resolver, selects
 from goodspeed_operator.local.pod_report import Blocked, report
+from goodspeed_operator.local.pod_status import PodStatus
 from goodspeed_operator.local.process import tail
 from goodspeed_operator.local.secret_files import secret_sources
 from goodspeed_operator.resources.naming import COMPONENT_LABEL

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goodspeed_operator.local.expansion import Manifest
-from goodspeed_operator.local.kubelet import Phase, PodStatus
+from goodspeed_operator.local.pod_status import Phase, PodStatus
 
 LONGEST_MESSAGE = 2048
 """Bytes of a log that a kubelet keeps as the termination message."""

