@@ -89,9 +89,13 @@ class DrafterPool(Pods):
     support_size: Annotated[int, Field(ge=1, le=256)] = 32
     """How many of its likeliest tokens a drafter samples from."""
     max_sequences: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Sequences a drafter serves at once; without a number, what memory allows."""
+    """Sequences a drafter serves at once; without a number, 16."""
+    max_waiting: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    """Answers that may wait for one of these, more are refused with 429; without a number, 256."""
+    max_context_tokens: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
+    """Longest sequence that it drafts for; longer ones go on without drafts; without a number, 2048."""
     request_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    """Longest time for one request, in seconds; without a number, the server's choice."""
+    """Longest time that an answer may make no progress, in seconds; without a number, 120."""
 
     @property
     def fewest(self) -> int:

@@ -140,7 +140,8 @@ def _fix(error: ErrorDetails, location: tuple[int | str, ...], context: dict[str
         case "missing":
             return "is missing; add it"
         case "literal_error":
-            return f"{given!r} is none of the choices: {context['expected']}"
+            words = ", in quotes, since YAML reads off as false" if given is False else ""
+            return f"{given!r} is none of the choices: {context['expected']}{words}"
         case "string_pattern_mismatch":
             return f"{given!r} must be {FORMS.get(context['pattern'], 'of the form ' + context['pattern'])}"
         case "greater_than_equal":

@@ -13,6 +13,7 @@ from goodspeed_operator.api.drafters import DrafterPool
 from goodspeed_operator.api.pods import Pods
 from goodspeed_operator.api.scalars import amount, seconds
 from goodspeed_operator.api.tenants import Tenant
+from goodspeed_operator.api.verifier import DEFAULT_PREFIX_SHARING
 from goodspeed_operator.resources.assignments import DEFAULT_BUDGET, Cells
 from goodspeed_operator.resources.naming import (
     DRAFTER,
@@ -91,7 +92,13 @@ def verifier_environment(cluster: GoodSpeedCluster, cells: Cells, budget: int | 
         barrier=verifier.barrier,
         tenants=",".join(f"{each.name}={_text(float(each.weight))}" for each in cluster.spec.tenants) or None,
         max_sequences=verifier.max_sequences,
+        max_waiting=verifier.max_waiting,
+        turn_seconds=verifier.turn_seconds,
         prefill_chunk_tokens=verifier.prefill_chunk_tokens,
+        prefill_share=verifier.prefill_share,
+        # Said only where it is not the server's default: a word more would restart pods that need it not.
+        prefix_sharing=None if verifier.prefix_sharing == DEFAULT_PREFIX_SHARING else verifier.prefix_sharing,
+        batch_invariant=verifier.batch_invariant or None,
         max_draft_tokens=verifier.max_draft_tokens,
         drain_seconds=verifier.drain_seconds,
         allocator=scheduler.allocator,
@@ -146,6 +153,8 @@ def drafter_environment(
         tenant_keys=",".join(f"{each.name}={KEYS_PATH}/{each.name}" for each in keyed(cluster)) or None,
         support_size=pool.support_size,
         max_sequences=pool.max_sequences,
+        max_waiting=pool.max_waiting,
+        max_context_tokens=pool.max_context_tokens,
         request_timeout=pool.request_timeout,
         drain_seconds=pool.drain_seconds,
     )

@@ -95,6 +95,8 @@ pool = st.fixed_dictionaries(
         "scaling": st.sampled_from(["Managed", "External"]),
         "weight": st.sampled_from([1, 0.5, 3]),
         "draftAhead": st.booleans(),
+        "maxContextTokens": perhaps(st.integers(16, 99_999)),
+        "maxWaiting": perhaps(st.integers(0, 99)),
     }
 )
 verifier = st.fixed_dictionaries(
@@ -106,6 +108,11 @@ verifier = st.fixed_dictionaries(
         "verification": st.sampled_from(["rejection", "coupled"]),
         "barrier": st.booleans(),
         "maxSequences": perhaps(st.integers(1, 99)),
+        "maxWaiting": perhaps(st.integers(0, 99)),
+        "turnSeconds": perhaps(st.sampled_from([0, 0.25, 3600])),
+        "prefillShare": perhaps(st.sampled_from([0, 0.125, 100])),
+        "prefixSharing": st.sampled_from(["off", "tenant", "cell"]),
+        "batchInvariant": st.booleans(),
     }
 )
 KEYED = [

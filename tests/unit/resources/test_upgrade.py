@@ -29,5 +29,5 @@ def templates(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_pods_of_an_example_are_to_the_byte_as_they_were(path: Path) -> None:
-    """Where they have to change, say in the change's notes that an upgrade restarts them, and note them anew."""
+    # Where they have to change, note them anew, and say in the change's notes that an upgrade restarts pods.
     assert templates(path) == STANDING[path.name]
