@@ -9,6 +9,7 @@ import torch
 from families import VOCABULARY, build
 from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from goodspeed_runtime.decoding import packed
 from goodspeed_runtime.decoding.cpu import library
 from goodspeed_runtime.decoding.cpu import model as cpu
 from goodspeed_runtime.decoding.cpu.linear import PrepackedLinear, can_prepack
@@ -17,14 +18,17 @@ from goodspeed_runtime.decoding.cpu.native_model import NativeModel
 from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.serving import serve
+from goodspeed_runtime.decoding.tiles import TILE_ROWS, tiles
 
 
 def llama(**options):
     return build(LlamaForCausalLM, LlamaConfig, **options)
 
 
-def served(module):
-    return serve(SimpleNamespace(module=module), slots=2, max_context=32, max_tokens=32, max_rows=32)
+def served(module, **options):
+    return serve(
+        SimpleNamespace(module=module), slots=2, max_context=32, max_tokens=32, max_rows=32, **options
+    )
 
 
 @pytest.fixture
@@ -65,6 +69,27 @@ def test_without_prepacked_matrices_either_a_llama_runs_by_transformers_layers(m
     assert isinstance(served(llama()), PackedModel)
 
 
+@pytest.mark.parametrize(
+    ("part", "module"),
+    [(cpu, llama()), (packed, build(GemmaForCausalLM, GemmaConfig))],
+    ids=["cpu", "packed"],
+)
+@pytest.mark.parametrize("invariant", [False, True])
+def test_where_batches_are_not_to_matter_passes_are_cut_into_tiles(
+    part, module, invariant, monkeypatch, no_library
+):
+    def cut(segments, rows):
+        sizes.append(rows)
+        return tiles(segments, rows)
+
+    sizes = []
+    monkeypatch.setattr(part, "tiles", cut)
+    model = served(copy.deepcopy(module), batch_invariant=invariant)
+    assert type(model).__module__ == part.__name__
+    model.forward([Segment(model.acquire(), 0, list(range(30)), 1)])
+    assert set(sizes) == ({TILE_ROWS} if invariant else set())
+
+
 def test_a_dtype_that_is_not_multiplied_here_is_found_out_before_the_model_is_touched():
     assert not can_prepack(torch.int32)
 
@@ -102,14 +127,7 @@ def test_only_the_logits_that_matter_are_computed():
     segment = Segment(0, 0, [5, 6, 7], 2)
     every, some = (
         served(llama()),
-        serve(
-            SimpleNamespace(module=llama()),
-            slots=2,
-            max_context=32,
-            max_tokens=32,
-            max_rows=32,
-            token_ids=ids,
-        ),
+        served(llama(), token_ids=ids),
     )
     for model in (every, some):
         model.acquire()
