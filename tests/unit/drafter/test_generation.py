@@ -62,14 +62,24 @@ async def desk():
     drafting.cancel()
 
 
-async def begun(desk, answer, grant=4):
+async def begun(desk, answer, grant=4, least_chance=0):
     """An answer that was opened with token 3, and its first draft: prompt lookup says 1, 2."""
     first = asyncio.create_task(anext(answer))
     await until(lambda: desk.sent)
     key = desk.sent[0].opens[0].sequence
-    desk.say(opened=[pb.Opened(sequence=key, position=5, token=3, grant=grant)])
+    opened = pb.Opened(sequence=key, position=5, token=3, grant=grant, least_chance=least_chance)
+    desk.say(opened=[opened])
     assert (await first).tokens == [3]
     return key, await desk.drafted(1)
+
+
+async def test_a_draft_ends_before_tokens_less_likely_to_stand_than_its_grant_asks(desk):
+    async with aclosing(desk.ask()) as answer:
+        key, draft = await begun(desk, answer, least_chance=100)
+        assert len(draft.tokens) == 3
+        desk.say(verdicts=[pb.Verdict(sequence=key, position=6, accepted=1, next_token=2, grant=4)])
+        await anext(answer)
+        assert len((await desk.drafted(2)).tokens) == 4 * 3
 
 
 async def test_accepted_tokens_and_the_one_after_them_are_committed(desk):

@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from goodspeed_runtime.decoding.coupling import verify_coupled
 from goodspeed_runtime.decoding.sampling import Sampling
+from goodspeed_runtime.decoding.verification import Request
 from goodspeed_runtime.drafter.engine import Job
 from goodspeed_runtime.drafter.model_engine import PREFILL_CHUNK, ModelEngine
 from goodspeed_runtime.models.loading import LoadedModel
@@ -132,3 +134,48 @@ def test_ids_that_the_verifier_does_not_know_are_never_proposed():
 def test_a_draft_model_that_lacks_some_of_the_targets_ids_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match="knows 40 token ids, the target's tokenizer has 41"):
         engine(vocabulary_size=41)
+
+
+def unsure(**options):
+    """An engine that has learnt that nothing stands."""
+    found = engine(**options)
+    for step in range(1200):
+        found.learn(step % 12 / 12, stood=False)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("job", "length"),
+    [
+        (Job(1, [1, 2, 3], 5, GREEDY), 5),
+        (Job(1, [1, 2, 3], 5, GREEDY, least_chance=0.5), 1),
+        (Job(1, [1, 2, 3], 5, GREEDY, token_cost=0.2), 1),
+    ],
+    ids=["nothing is asked", "tokens must stand", "tokens cost time"],
+)
+def test_a_draft_ends_where_the_next_token_would_not_pay(job, length):
+    assert len(unsure().draft([job])[0]) == length
+
+
+def test_a_guess_made_earlier_is_cut_to_what_a_grant_asks_for():
+    found = unsure()
+    assert len(found.draft([Job(1, [1, 2, 3], 5, GREEDY)])[0]) == 5
+    assert len(found.draft([Job(1, [1, 2, 3], 5, GREEDY, least_chance=0.5)])[0]) == 1
+
+
+@pytest.mark.parametrize("sampling", [WARM, Sampling(0.7, 9, 0.9, 2**64 - 1)])
+@torch.inference_mode()
+def test_a_coupled_drafter_that_is_the_target_draws_the_targets_own_tokens(sampling):
+    target = loaded()
+    own = ModelEngine.load(
+        loaded(), slots=1, max_context=64, support_size=VOCABULARY, vocabulary_size=VOCABULARY, coupled=True
+    )
+    prompt = [3, 1, 4, 1, 5]
+    (draft,) = own.draft([Job(1, prompt, 12, sampling)])
+    text = torch.tensor([[*prompt, *draft.block.tokens.tolist()]])
+    logits = target.module(text).logits[0, len(prompt) - 1 :]
+    verdicts = verify_coupled(logits, [Request(len(prompt), draft.block, sampling)])
+    assert len(draft.block) == 12
+    assert verdicts.accepted.tolist() == [12]
+    other = Sampling(sampling.temperature, sampling.top_k, sampling.top_p, 99)
+    assert verify_coupled(logits, [Request(len(prompt), draft.block, other)]).accepted.tolist() != [12]
