@@ -1,4 +1,4 @@
-"""An operator that is upgraded restarts nothing: specs as they stand give the pods that they gave before."""
+"""An operator that is upgraded restarts nothing but for a new default image: pods stay as they were."""
 
 from __future__ import annotations
 

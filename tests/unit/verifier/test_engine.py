@@ -1,6 +1,7 @@
-"""The rounds' thread when a pass or the bookkeeping after it fails."""
+"""The rounds' thread: what it is told it does, also when a pass or the bookkeeping after it fails."""
 
 import threading
+import time
 
 import pytest
 
@@ -16,7 +17,7 @@ from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import Arrival
 from goodspeed_runtime.verifier.sequence import Account, Client, Sequence, compact
 from goodspeed_runtime.verifier.settings import VerifierSettings
-from tiny_model import make
+from tiny_model import make as make_model
 from what_arrived import WhatArrived
 
 PROMPT = [104, 101, 108]
@@ -24,7 +25,7 @@ PROMPT = [104, 101, 108]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = make(tmp_path_factory.mktemp("model") / "target", layers=1, positions=64)
+    folder = make_model(tmp_path_factory.mktemp("model") / "target", layers=1, positions=64)
     loaded = load_model(ModelURI.parse(f"file://{folder}"), dtype="float32")
     return PackedModel(loaded, slots=4, max_context=64)
 
@@ -45,25 +46,28 @@ class Mailbox:
             assert self._changed.wait_for(lambda: self._frames, 30), "nothing was delivered"
             return self._frames.pop(0)
 
+    def silent(self, seconds):
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._frames, seconds)
+
 
 class Bench:
     """An engine of its own with one client."""
 
-    def __init__(self, model, monkeypatch):
+    def __init__(self, model, monkeypatch, admission=None, longest_draft=4, **settings):
         self.model, self.monkeypatch = model, monkeypatch
-        settings = VerifierSettings(name="bench", max_context_tokens=64, max_sequences=4)
+        settings = VerifierSettings(name="bench", max_context_tokens=64, max_sequences=4, **settings)
         self.ledger = Ledger(VerifierMetrics(), settings)
-        self.engine = Engine(model, settings, self.ledger, WhatArrived())
+        self.engine = Engine(model, settings, self.ledger, admission)
         self.mail = Mailbox()
-        self.client = Client("client", "pool", Account("client", 1.0), 4, self.mail)
+        self.client = Client("client", "pool", Account("client", 1.0), longest_draft, self.mail)
         self.engine.start()
         self.engine.attach(self.client)
 
-    def open(self, key):
+    def open(self, key, prompt=PROMPT):
+        account, size = self.client.account, len(prompt)
         self.engine.open(
-            Sequence(
-                self.client, self.client.account, key, compact(PROMPT), 3, 30, Sampling(0.0), frozenset(), 0.0
-            )
+            Sequence(self.client, account, key, compact(prompt), size, 30, Sampling(0.0), frozenset(), 0.0)
         )
 
     def draft(self, key, position, tokens=()):
@@ -84,15 +88,68 @@ class Bench:
 
 
 @pytest.fixture
-def bench(model, monkeypatch):
-    bench = Bench(model, monkeypatch)
+def make(model, monkeypatch):
+    made = []
+
+    def bench(admission=None, **settings):
+        made.append(Bench(model, monkeypatch, admission, **settings))
+        return made[-1]
+
     yield bench
-    bench.engine.detach(bench.client)
-    bench.engine.stop(30)
+    for each in made:
+        each.engine.detach(each.client)
+        each.engine.stop(30)
     if model.cache.free_slots < 4:
         for slot in range(4):
             if slot not in model.cache._free:
                 model.release(slot)
+
+
+@pytest.fixture
+def bench(make):
+    return make(WhatArrived())
+
+
+def test_with_a_barrier_nobody_is_served_while_a_draft_is_out(make):
+    bench = make(barrier=True)
+    bench.open(1)
+    opened = bench.mail.take().opened[0]
+    assert opened.grant
+    bench.open(2)
+    assert bench.mail.silent(0.5)
+    bench.draft(1, opened.position + 1)
+    frame = bench.mail.take()
+    assert ([each.sequence for each in frame.verdicts], frame.opened[0].sequence) == ([1], 2)
+
+
+def test_without_a_barrier_nobody_waits_for_anothers_draft(make):
+    bench = make()
+    bench.open(1)
+    assert bench.mail.take().opened[0].grant
+    bench.open(2)
+    while not (opened := bench.mail.take().opened):
+        pass
+    assert opened[0].sequence == 2
+
+
+@pytest.mark.parametrize(("share", "chunks"), [(0.0, [8, 8, 8, 8, 8]), (100.0, [40])])
+def test_a_prompt_beside_others_is_fed_in_the_share_that_is_set(make, model, monkeypatch, share, chunks):
+    passes, real = [], model.forward
+
+    def slow(segments):
+        passes.append(sorted(len(segment.tokens) for segment in segments))
+        time.sleep(0.05)
+        return real(segments)
+
+    bench = make(longest_draft=0, prefill_share=share, prefix_sharing="off")
+    bench.open(1)
+    bench.mail.take()
+    monkeypatch.setattr(model, "forward", slow)
+    bench.open(2, prompt=range(100, 140))
+    while not bench.mail.take().opened:
+        pass
+    beside = [sizes for sizes in passes if max(sizes) > 1]
+    assert sorted(beside) == sorted([1, chunk] for chunk in chunks)
 
 
 @pytest.mark.parametrize("part", ["forward", "grants", "ledger"])
