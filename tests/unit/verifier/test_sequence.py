@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,31 @@ def test_of_a_draft_that_was_overtaken_what_still_follows_the_committed_tokens_c
     kept = drafted[len(committed) :] if drafted[: len(committed)] == committed else []
     assert overtaken.draft.tokens.tolist() == overtaken.draft.support_ids.tolist() == kept
     assert overtaken.sent == len(drafted)
+
+
+@pytest.mark.parametrize("here", [False, True], ids=["on its way", "here"])
+def test_a_sequence_that_loses_its_slot_keeps_its_tokens_and_needs_no_budget_for_its_draft(here):
+    preempted, block = sequence([7, 1, 2]), DraftBlock.point_masses([1, 2, 0])
+    preempted.sit_down(0, 3, 0.0)
+    preempted.allow(0.0, 3, 0.0, 1.0, 0.5)
+    assert preempted.in_flight == 3
+    if here:
+        preempted.take(block, 3)
+    preempted.stand_up()
+    assert preempted.in_flight == 0
+    if not here:
+        assert preempted.awaited
+        preempted.take(block, 3)
+    assert len(preempted.draft) == 0
+    assert (preempted.tokens.tolist(), preempted.grant, preempted.slot) == ([7, 1, 2], 3, -1)
+
+
+def test_a_sequence_that_loses_its_slot_without_a_draft_out_has_none_set_aside():
+    preempted = sequence([7, 1, 2])
+    preempted.sit_down(0, 3, 0.0)
+    preempted.stand_up()
+    preempted.allow(1.0, 2, 0.0, 1.0, 0.5)
+    assert preempted.in_flight == 2
 
 
 def test_an_idle_sequence_of_five_hundred_tokens_weighs_less_than_four_kibibytes():
