@@ -26,12 +26,12 @@ async def until(condition):
 class Desk:
     """A generation whose link goes nowhere: the test reads what was sent and answers by hand."""
 
-    def __init__(self, **settings):
+    def __init__(self, engine=None, **settings):
         fields = {"name": "d", "pool": "p", "cluster": "c", "model": "ngram://", "target": "t"}
         fields |= {"verifiers": ("127.0.0.1:9",), "served_model_name": "m", "max_draft_tokens": 4}
         self.generation = Generation(
             DrafterSettings(**(fields | settings)),
-            LookupEngine(),
+            engine or LookupEngine(),
             DrafterMetrics("c", "p", "d"),
             tokenizer_fingerprint="f",
             vocabulary_size=100,
@@ -71,6 +71,30 @@ async def begun(desk, answer, grant=4, least_chance=0):
     desk.say(opened=[opened])
     assert (await first).tokens == [3]
     return key, await desk.drafted(1)
+
+
+class Counting(LookupEngine):
+    """Prompt lookup that knows how often it was asked."""
+
+    calls = 0
+
+    def draft(self, jobs):
+        self.calls += 1
+        return super().draft(jobs)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_it_drafts_while_a_verdict_is_under_way_only_where_it_is_told_to(ahead):
+    desk = Desk(engine := Counting(), draft_ahead=ahead)
+    drafting = asyncio.create_task(desk.generation._drafting.run())
+    async with aclosing(desk.ask()) as answer:
+        await begun(desk, answer)
+        if ahead:
+            await until(lambda: engine.calls > 1)
+        else:
+            await asyncio.sleep(0.3)
+            assert engine.calls == 1
+    drafting.cancel()
 
 
 async def test_a_draft_ends_before_tokens_less_likely_to_stand_than_its_grant_asks(desk):
