@@ -26,12 +26,18 @@ RATES = (
     "goodspeed_spec_decode_expected_accepted_tokens_total",
     "goodspeed_spec_decode_emitted_tokens_total",
     "goodspeed_spec_decode_sequence_rounds_total",
+    "goodspeed_spec_decode_plain_tokens_total",
+    "goodspeed_spec_decode_late_tokens_total",
+    "goodspeed_spec_decode_received_tokens_total",
+    "goodspeed_spec_decode_draft_seconds_total",
 )
 GAUGES = (
     "goodspeed_verifier_budget_tokens",
     "goodspeed_verifier_budget_limit_tokens",
     "goodspeed_drafter_acceptance_ratio",
     "goodspeed_drafter_queue_length",
+    "goodspeed_drafter_round_trip_seconds",
+    "goodspeed_drafter_token_seconds",
 )
 POOL_GAUGES = (
     "goodspeed_drafter_sequences",
