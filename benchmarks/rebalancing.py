@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
                 shares.goodput * world.busy,
                 caps,
                 shares.goodput * world.busy,
+                world.busy * 1.0,
                 Drafts(
                     np.minimum(shares.tokens, 1), np.maximum(shares.tokens, 1), np.zeros(size), np.zeros(size)
                 ),

@@ -95,6 +95,9 @@ class VerifierMetrics:
             "received_tokens", "Drafted tokens received, those that verdicts had overtaken included."
         )
         self.draft_seconds = per_client("draft_seconds", "Seconds from grants to their drafts.")
+        self.cycle_seconds = per_client(
+            "cycle_seconds", "Seconds from verdict to verdict of each sequence; their rate is its sequences."
+        )
         self.client_rounds = per_client(
             "rounds", "Rounds that verified at least one of the drafter's drafts."
         )
@@ -247,7 +250,7 @@ class VerifierMetrics:
             self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens,
             self.expected_accepted_tokens, self.emitted_tokens,
             self.first_tokens, self.plain_tokens, self.late_tokens, self.received_tokens, self.draft_seconds,
-            self.client_rounds, self.sequence_rounds,
+            self.cycle_seconds, self.client_rounds, self.sequence_rounds,
             self.acceptance, self.goodput_round, self.goodput_second, self.round_trip, self.token_seconds,
             self.grant, self.active_sequences, self.queue_length,
         )  # fmt: skip

@@ -171,5 +171,5 @@ def _unseen(now: float, error: UnusableError) -> Observation:
     nothing, none = np.zeros(0), np.zeros(0, np.int64)
     cells = Cells((), nothing, none, none, (), np.zeros(0, np.bool_), nothing, nothing)
     drafts = Drafts(nothing, nothing, nothing, nothing)
-    drafters = Drafters((), none, none, nothing, nothing, nothing, nothing, none, nothing, drafts)
+    drafters = Drafters((), none, none, nothing, nothing, nothing, nothing, none, nothing, nothing, drafts)
     return Observation(now, cells, drafters, fault=error.fault, words=str(error))

@@ -209,7 +209,7 @@ def _drafters(
         raise UnusableError(Fault.MISSING, f"no cell's metrics show {words}")
     pools = {pool.name: (index, pool) for index, pool in enumerate(spec.drafters)}
     rows = [_row(sample, each, cells[attached[each.name]], pools[each.pool][1], window) for each in known]
-    columns: Floats = np.array(rows).reshape(len(rows), 8).T
+    columns: Floats = np.array(rows).reshape(len(rows), 9).T
     longest = spec.verifier.max_draft_tokens or LONGEST_DRAFT
     return Drafters(
         names=tuple(each.name for each in known),
@@ -221,12 +221,13 @@ def _drafters(
         goodput=columns[2],
         caps=np.array([min(pools[each.pool][1].max_draft_tokens, longest) for each in known], np.int64),
         rates=columns[3],
-        drafts=Drafts(*columns[4:]),
+        present=columns[4],
+        drafts=Drafts(*columns[5:]),
     )
 
 
 def _row(sample: Sample, drafter: Place, cell: str, pool: DrafterPool, window: float) -> tuple[float, ...]:
-    """Acceptance, sequences, goodput and tokens per second of one drafter, and what `Drafts` says of it."""
+    """Of one drafter: acceptance, sequences, goodput, tokens per second, presence, and how its drafts come."""
     labels = {"cell": cell, "pool": pool.name, "drafter": drafter.name}
 
     def rate(name: str) -> float:
@@ -257,7 +258,8 @@ def _row(sample: Sample, drafter: Place, cell: str, pool: DrafterPool, window: f
         goodput = 0.0
         trip = sample.gauge("goodspeed_drafter_round_trip_seconds", **labels) or 0.0
         came = (0.0 if undrafted > 0 else 1.0, 1.0, trip + token_seconds)
-    return min(max(acceptance, 0.0), 1.0), sequences, goodput, emitted, *came, token_seconds
+    present = min(rate("cycle_seconds") / max(sequences, 1.0), 1.0)
+    return min(max(acceptance, 0.0), 1.0), sequences, goodput, emitted, present, *came, token_seconds
 
 
 def _pool(pool: DrafterPool, members: Members, sample: Sample) -> Pool:

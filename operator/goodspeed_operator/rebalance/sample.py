@@ -30,6 +30,7 @@ RATES = (
     "goodspeed_spec_decode_late_tokens_total",
     "goodspeed_spec_decode_received_tokens_total",
     "goodspeed_spec_decode_draft_seconds_total",
+    "goodspeed_spec_decode_cycle_seconds_total",
 )
 GAUGES = (
     "goodspeed_verifier_budget_tokens",

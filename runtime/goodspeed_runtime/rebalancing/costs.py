@@ -29,22 +29,51 @@ def pass_seconds(curve: CostCurve, tokens: Floats) -> Floats:
     return np.asarray(inside + slope * np.maximum(tokens - curve.tokens[-1], 0.0))
 
 
+def _extended(curve: CostCurve, tokens: Floats) -> Floats:
+    """T_V, also below what was measured: as the first two points say, and no less than in proportion."""
+    seconds = pass_seconds(curve, tokens)
+    if len(curve.tokens) < 2:
+        return seconds
+    first, second = pass_seconds(curve, curve.tokens[:2])
+    slope = (second - first) / max(curve.tokens[1] - curve.tokens[0], 1e-9)
+    lower = first - slope * (curve.tokens[0] - tokens)
+    lower = np.maximum(lower, first * tokens / max(curve.tokens[0], 1e-9))
+    return np.where(tokens < curve.tokens[0], np.maximum(lower, 1e-9), seconds)
+
+
+def _common(curves: Sequence[CostCurve]) -> CostCurve:
+    """One curve through what was measured anywhere: means of passes of about the same size."""
+    tokens = np.concatenate([curve.tokens for curve in curves])
+    seconds = np.concatenate([curve.seconds for curve in curves])
+    sizes, place = np.unique(np.rint(2 * np.log2(np.maximum(tokens, 1.0))), return_inverse=True)
+    counts = np.bincount(place)
+    return CostCurve(
+        np.bincount(place, tokens, len(sizes)) / counts, np.bincount(place, seconds, len(sizes)) / counts
+    )
+
+
 class PassCosts:
     """The curves of all cells as one table, looked up for all of them at once."""
 
     def __init__(self, curves: Sequence[CostCurve], overheads: Floats) -> None:
-        """A cell without a curve is taken to be like the others.
+        """Beyond what a cell has measured itself, its curve goes on in the shape that all of them have.
 
         Args:
             curves: one a cell.
             overheads: float64 `[c]`, seconds of a round beside its pass.
         """
         measured = np.array([len(curve.tokens) > 0 for curve in curves], np.bool_)
-        known = [pass_seconds(curve, _GRID) for curve in curves if len(curve.tokens)]
-        common = np.mean(known, axis=0) if known else pass_seconds(_EVEN, _GRID)
-        usual = overheads[measured].mean() if known else 0.0
-        table = np.array([pass_seconds(each, _GRID) if len(each.tokens) else common for each in curves])
-        self._table = table.reshape(len(curves), len(_GRID)) + np.where(measured, overheads, usual)[:, None]
+        common = _common([each for each in curves if len(each.tokens)]) if measured.any() else _EVEN
+        shape = _extended(common, _GRID)
+        table = np.tile(shape, (len(curves), 1))
+        for row in np.flatnonzero(measured).tolist():
+            ends = curves[row].tokens[[0, -1]]
+            scale = pass_seconds(curves[row], ends) / _extended(common, ends)
+            outside = shape * np.where(ends[0] > _GRID, scale[0], scale[1])
+            inside = (ends[0] <= _GRID) & (ends[1] >= _GRID)
+            table[row] = np.where(inside, pass_seconds(curves[row], _GRID), outside)
+        usual = overheads[measured].mean() if measured.any() else 0.0
+        self._table = table + np.where(measured, overheads, usual)[:, None]
         self._rows = np.arange(len(curves))
 
     def at(self, tokens: Floats) -> tuple[Floats, Floats]:

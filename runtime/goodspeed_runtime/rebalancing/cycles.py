@@ -75,12 +75,10 @@ def rates(
         return np.asarray(np.bincount(who, values, cells), np.float64)
 
     taken, (_, slope) = begin, costs.at(total(runners.sequences))
+    known = groups.longest if barrier else waits
     found = np.zeros(len(who))
     for step in range(_STEPS):
-        if barrier:
-            wait = groups.longest
-        else:
-            wait = groups.wait(taken, slope) if waits is None else waits
+        wait = groups.wait(taken, slope) if known is None else known
         interval = wait + taken
         late = runners.ways > wait[who] + _LEAST
         behind = np.maximum((runners.ways - wait[who]) / interval[who], 0.0)

@@ -58,7 +58,7 @@ def decide(observation: Observation, limits: Limits, history: History) -> Outcom
 def _finite(observation: Observation) -> bool:
     cells, drafters = observation.cells, observation.drafters
     columns: list[Floats] = [cells.prices, drafters.weights, drafters.acceptance, drafters.sequences]
-    columns += [drafters.goodput, drafters.rates, cells.waits, cells.overheads]
+    columns += [drafters.goodput, drafters.rates, drafters.present, cells.waits, cells.overheads]
     drafts = drafters.drafts
     columns += [drafts.shares, drafts.lengths, drafts.seconds, drafts.token_seconds]
     columns += [column for curve in cells.curves for column in (curve.tokens, curve.seconds)]

@@ -20,7 +20,7 @@ class Earning:
 
     Attributes:
         cell: where it was.
-        present: share of the rounds that it took part in.
+        present: share of the time in which it took part in rounds.
         weight: in the utility.
         rate: tokens per second while it took part.
         goodput: tokens in a round in which it took part.
@@ -38,14 +38,14 @@ def earnings(observation: Observation) -> dict[str, Earning]:
     drafters, names = observation.drafters, observation.cells.names
     found = {}
     for row in np.flatnonzero(drafters.cells >= 0).tolist():
-        present = min(float(drafters.sequences[row]), 1.0)
-        busy = present > BUSY
+        present, taking_part = float(drafters.present[row]), min(float(drafters.sequences[row]), 1.0)
+        busy = min(present, taking_part) > BUSY
         found[drafters.names[row]] = Earning(
             cell=names[drafters.cells[row]],
             present=present if busy else 0.0,
             weight=float(drafters.weights[row]),
             rate=float(drafters.rates[row]) / present if busy else 0.0,
-            goodput=float(drafters.goodput[row]) / present if busy else 0.0,
+            goodput=float(drafters.goodput[row]) / taking_part if busy else 0.0,
         )
     return found
 
@@ -62,7 +62,8 @@ def gained(
     neither gain nor loss.
 
     Args:
-        before, after: the intervals.
+        before: what drafters earned in one interval.
+        after: and in the other.
         fairness: α of the utility.
         cells: where drafters must have been before to count; None for all, and then whoever is new counts
             with the utility of its tokens a round, as is expected of a pool that grows.

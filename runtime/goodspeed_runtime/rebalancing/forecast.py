@@ -42,10 +42,11 @@ class Forecast:
         self._acceptance = np.clip(drafters.acceptance[rows], 0.0, LARGEST_ACCEPTANCE)
         self._caps = drafters.caps[rows].astype(np.float64)
         self._drafts = drafters.drafts.of(rows)
-        self._present = np.minimum(self._sequences, 1.0)
+        self._taking_part = np.minimum(self._sequences, 1.0)
+        self._present = drafters.present[rows]
         self._weights = drafters.weights[rows]
-        self._observed = drafters.rates[rows]
-        self._busy = (self._sequences > BUSY) & (self._observed > 0)
+        self._observed = drafters.rates[rows] / np.maximum(self._present, BUSY)
+        self._busy = (np.minimum(self._sequences, self._present) > BUSY) & (self._observed > 0)
         self._tokens = self._drafts.shares * self._drafts.lengths
         self._shares = demand.solve(self._here, self._budgets).tokens
         self._now, self._taken = self._calibrated(cells.waits)
@@ -73,7 +74,7 @@ class Forecast:
     def _calibrated(self, waits: Floats) -> tuple[Floats, Floats]:
         """The model's rates now, and its seconds of a pass: in each cell as explains best what is seen.
 
-        The search begins with full rounds or with plain ones; where both lead far off, the measured waits take
+        The search begins with full rounds or with plain ones; where both lead far off, measured waits take
         the place of the model's.
         """
         plain = self._total(self._here, self._sequences)
@@ -94,6 +95,7 @@ class Forecast:
     def _errors(self, modelled: Floats) -> Floats:
         """How far the model's rates are from the observed ones in each cell: mean of |log ratio|."""
         weight = self._sequences * self._busy
+        modelled = modelled / np.maximum(self._taking_part, BUSY)
         ratio = np.maximum(modelled, _LEAST_TOKENS) / np.maximum(self._observed, _LEAST_TOKENS)
         return self._mean(self._here, np.abs(np.log(ratio)), weight)
 
@@ -104,7 +106,7 @@ class Forecast:
         return np.asarray(np.bincount(cells, values, self._count), np.float64)
 
     def rates(self, cells: Integers, budgets: Integers) -> Floats:
-        """Tokens per second of each drafter, float64 `[m]`, were it in `cells` (int64 `[m]`)."""
+        """Tokens per second of each drafter while busy, float64 `[m]`, were it in `cells` (int64 `[m]`)."""
         then = self._demand.solve(cells, budgets).tokens
         # The demand is of all of a drafter's sequences; a draft is of one.
         single = np.maximum(self._sequences, 1e-9)
@@ -123,7 +125,6 @@ class Forecast:
 
     def gains(self, cells: Integers, budgets: Integers) -> Floats:
         """w·[U(x then) − U(x now)] of each drafter, float64 `[m]`, x in tokens per second; 0 of idle ones."""
-        present = np.maximum(self._present, 1e-9)
-        then, now = self.rates(cells, budgets) / present, self._observed / present
-        gains = present * self._weights * (self._utility.value(then) - self._utility.value(now))
+        then, now = self.rates(cells, budgets), self._observed
+        gains = self._present * self._weights * (self._utility.value(then) - self._utility.value(now))
         return np.where(self._busy, gains, 0.0)

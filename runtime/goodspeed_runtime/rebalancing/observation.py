@@ -96,6 +96,7 @@ class Drafters:
         goodput: float64 `[n]`, its tokens in a round of its cell, averaged.
         caps: int64 `[n]`, the longest draft of one sequence.
         rates: float64 `[n]`, committed tokens per second.
+        present: float64 `[n]`, share of the time in which it has sequences under way.
         drafts: how their drafts come.
     """
 
@@ -108,6 +109,7 @@ class Drafters:
     goodput: Floats
     caps: Integers
     rates: Floats
+    present: Floats
     drafts: Drafts
 
     def __len__(self) -> int:

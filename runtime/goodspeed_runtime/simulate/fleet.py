@@ -120,6 +120,7 @@ def play_fleet(
                     goodput=new_tokens / new_rounds,
                     caps=population.caps,
                     rates=new_tokens / cells.interval_seconds,
+                    present=np.ones(len(population)),
                     drafts=_drafts(population, acceptance.estimates(rows), new_tokens / new_rounds),
                 ),
                 barrier=player.barrier,

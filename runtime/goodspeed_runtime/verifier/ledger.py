@@ -29,8 +29,8 @@ BOOKING_SECONDS = 0.25
 """Series are brought up to date so often, and whenever somebody looks at them."""
 (
     _DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY, _ROUNDS,
-    _LATE, _RECEIVED, _SECONDS,
-) = range(13)  # fmt: skip
+    _LATE, _RECEIVED, _SECONDS, _CYCLES,
+) = range(14)  # fmt: skip
 """Rows of `Ledger._pages`, what drafters have come to since it was last booked."""
 
 
@@ -70,6 +70,7 @@ class Ledger:
             metrics.late_tokens,
             metrics.received_tokens,
             metrics.draft_seconds,
+            metrics.cycle_seconds,
         )
         self._pages = np.zeros((len(self._counters), 0))
         self._stood = np.zeros((0, max(settings.max_draft_tokens, 1) + 1), dtype=np.int64)
@@ -247,6 +248,7 @@ class Ledger:
         pages[_LATE] += np.bincount(outcomes.clients[late], outcomes.committed[late], size)
         pages[_RECEIVED] += np.bincount(theirs, outcomes.sent[answered], size)
         pages[_SECONDS] += np.bincount(theirs, outcomes.draft_seconds[answered], size)
+        pages[_CYCLES] += np.bincount(outcomes.clients, outcomes.cycle_seconds, size)
         pages[_EMITTED] += np.bincount(outcomes.clients, outcomes.committed, size)
         width = self._stood.shape[1]
         places = theirs * width + accepted

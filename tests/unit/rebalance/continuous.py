@@ -214,6 +214,7 @@ def observed(world, cells, count, seconds, generator):
             sequences * sums["emitted"] / drafts,
             world.caps,
             sums["emitted"] / seconds,
+            np.minimum(sequences, 1),
             Drafts(
                 np.where(came, sums["drafts"] / np.maximum(sums["drafts"] + undrafted, 1), 0.0),
                 np.where(came, sums["sent"] / drafts, 1.0),

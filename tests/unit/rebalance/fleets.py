@@ -57,6 +57,7 @@ def fleet(
             goodput,
             caps,
             10 * goodput,
+            np.minimum(sequences, 1),
             drafts,
         ),
         tuple(pools),

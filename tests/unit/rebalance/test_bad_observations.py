@@ -31,7 +31,7 @@ def test_a_fault_holds_with_its_own_reason(fault):
 
 
 OF_CELLS, OF_DRAFTS = ("prices", "waits", "overheads"), ("shares", "lengths", "seconds", "token_seconds")
-BROKEN = (*OF_CELLS, *OF_DRAFTS, "acceptance", "sequences", "goodput", "weights", "rates")
+BROKEN = (*OF_CELLS, *OF_DRAFTS, "acceptance", "sequences", "goodput", "weights", "rates", "present")
 
 
 @given(

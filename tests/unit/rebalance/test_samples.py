@@ -78,6 +78,7 @@ def sample(attached=(("a", "v-0"), ("b", "v-1")), cells=("v-0", "v-1")):
             "late_tokens": 3.5,
             "received_tokens": 50.0,
             "draft_seconds": 0.4,
+            "cycle_seconds": 0.9,
         }.items():
             rates[key(f"{DECODE}{name}_total", **labels)] = value
     return Sample(rates, gauges)
@@ -93,6 +94,7 @@ def test_an_observation_holds_what_the_metrics_say():
     assert found.drafters.acceptance == pytest.approx([0.75, 0.75])
     assert found.drafters.sequences == pytest.approx([1, 1])
     assert found.drafters.goodput == pytest.approx([3, 3])
+    assert found.drafters.present == pytest.approx([0.9, 0.9])
     assert found.cells.waits == pytest.approx([0.02, 0.02])
     assert found.cells.overheads == pytest.approx([0.003, 0.003])
     assert not found.barrier
