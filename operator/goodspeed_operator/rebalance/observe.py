@@ -227,7 +227,7 @@ def _drafters(
 
 
 def _row(sample: Sample, drafter: Place, cell: str, pool: DrafterPool, window: float) -> tuple[float, ...]:
-    """Of one drafter: acceptance, sequences, goodput, tokens per second, presence, and how its drafts come."""
+    """Acceptance, sequences, goodput, tokens per second and presence of a drafter; how its drafts come."""
     labels = {"cell": cell, "pool": pool.name, "drafter": drafter.name}
 
     def rate(name: str) -> float:

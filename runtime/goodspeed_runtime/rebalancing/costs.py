@@ -42,9 +42,16 @@ def _extended(curve: CostCurve, tokens: Floats) -> Floats:
 
 
 def _common(curves: Sequence[CostCurve]) -> CostCurve:
-    """One curve through what was measured anywhere: means of passes of about the same size."""
+    """One curve through what was measured anywhere: means of passes of about the same size.
+
+    The cells' levels are made equal first, or a slow cell's passes would look as if their size made them slow.
+    """
+    widest = max(curves, key=lambda curve: float(curve.tokens[-1] - curve.tokens[0]))
+    levels = [float(np.mean(curve.seconds / _extended(widest, curve.tokens))) for curve in curves]
     tokens = np.concatenate([curve.tokens for curve in curves])
-    seconds = np.concatenate([curve.seconds for curve in curves])
+    seconds = np.concatenate(
+        [curve.seconds / level for curve, level in zip(curves, levels, strict=True)]
+    ) * np.mean(levels)
     sizes, place = np.unique(np.rint(2 * np.log2(np.maximum(tokens, 1.0))), return_inverse=True)
     counts = np.bincount(place)
     return CostCurve(

@@ -53,7 +53,17 @@ class Outcomes:
         table = np.array(rows, dtype=np.float64).reshape(len(rows), 11).T
         clients, accounts, drafted, committed, accepted, sent = table[[0, 1, 2, 4, 5, 6]].astype(np.int64)
         return cls(
-            clients, accounts, drafted, table[3], committed, accepted, sent, *table[7:10], table[10] > 0
+            clients=clients,
+            accounts=accounts,
+            drafted=drafted,
+            soft_ratios=table[3],
+            committed=committed,
+            accepted=accepted,
+            sent=sent,
+            draft_seconds=table[7],
+            held_seconds=table[8],
+            cycle_seconds=table[9],
+            idle=table[10] > 0,
         )
 
     def __len__(self) -> int:
