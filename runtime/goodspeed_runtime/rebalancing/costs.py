@@ -44,7 +44,7 @@ def _extended(curve: CostCurve, tokens: Floats) -> Floats:
 def _common(curves: Sequence[CostCurve]) -> CostCurve:
     """One curve through what was measured anywhere: means of passes of about the same size.
 
-    The cells' levels are made equal first, or a slow cell's passes would look as if their size made them slow.
+    Levels are made equal first, or a slow cell's passes would look as if their size made them slow.
     """
     widest = max(curves, key=lambda curve: float(curve.tokens[-1] - curve.tokens[0]))
     levels = [float(np.mean(curve.seconds / _extended(widest, curve.tokens))) for curve in curves]
