@@ -175,15 +175,18 @@ def _waiting(sample: Sample, cell: str) -> float:
 
 
 def _curve(sample: Sample, cell: str) -> CostCurve:
+    """T_V: passes of a size as they were in this interval, or where there were none, as they ever were."""
     points = []
     for labels, passes in sample.rates_named("goodspeed_verifier_pass_seconds_count"):
-        if labels.get("cell") != cell or passes <= 0:
+        if labels.get("cell") != cell:
             continue
-        size = labels.get("size", "")
-        taken = sample.rate("goodspeed_verifier_pass_seconds_sum", cell=cell, size=size)
-        tokens = sample.rate("goodspeed_verifier_pass_tokens_total", cell=cell, size=size)
-        if taken and tokens:
-            points.append((tokens / passes, taken / passes))
+        place = {"cell": cell, "size": labels.get("size", "")}
+        read = sample.rate if passes > 0 else sample.total
+        count = read("goodspeed_verifier_pass_seconds_count", **place)
+        taken = read("goodspeed_verifier_pass_seconds_sum", **place)
+        tokens = read("goodspeed_verifier_pass_tokens_total", **place)
+        if count and taken and tokens:
+            points.append((tokens / count, taken / count))
     points.sort()
     return CostCurve(np.array([point[0] for point in points]), np.array([point[1] for point in points]))
 

@@ -15,6 +15,7 @@ from goodspeed_runtime.scheduling.grants import member_grants
 from goodspeed_runtime.verifier.admission import Barrier, Continuous, View
 
 JITTER = 0.1
+PROMPT = 32
 LATER = 0.25
 
 
@@ -46,7 +47,7 @@ class World:
 
 @dataclass
 class Counts:
-    """Sums over the time that was counted: of drafters `[n]`, of passes by size."""
+    """Sums over the time that was counted: of drafters `[n]`; and of passes by size, since the beginning."""
 
     columns: dict[str, np.ndarray]
     rounds: int = 0
@@ -78,6 +79,8 @@ def counted(world, rows, seconds, generator, warm_up=10.0):
     grant, granted = np.zeros(count, np.int64), np.zeros(count)
     arrives, due = np.zeros(count), np.zeros(count)
     expected, overtaken, agrees = np.ones(count), np.zeros(count, np.int64), np.ones(count, bool)
+    prompts = PROMPT * count
+    counts.passes[int(np.ceil(np.log2(prompts)))] = [1, prompts, world.base + world.slope * prompts]
     now, last_round, last_tokens = 0.0, 0.0, 1
     while now < seconds + warm_up:
         # Gather.
@@ -158,10 +161,10 @@ def counted(world, rows, seconds, generator, warm_up=10.0):
             counts.rounds += 1
             counts.busy += taken + world.host
             counts.price += allocation.shadow_price
-            entry = counts.passes.setdefault(int(np.ceil(np.log2(tokens))), [0, 0.0, 0.0])
-            entry[0] += 1
-            entry[1] += tokens
-            entry[2] += taken
+        entry = counts.passes.setdefault(int(np.ceil(np.log2(tokens))), [0, 0.0, 0.0])
+        entry[0] += 1
+        entry[1] += tokens
+        entry[2] += taken
         last_round = now
         grant[member] = new
         granted[member] = now

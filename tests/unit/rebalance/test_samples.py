@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from goodspeed_operator.api.loading import parse_cluster
 from goodspeed_operator.cluster.prometheus import LEAST_STALE_SECONDS, PrometheusReader
 from goodspeed_operator.rebalance.observe import Members, Place, limits_of, observe
-from goodspeed_operator.rebalance.sample import GAUGES, RATES, Sample, UnusableError, between, chosen
+from goodspeed_operator.rebalance.sample import (
+    GAUGES,
+    RATES,
+    TOTALS,
+    Sample,
+    UnusableError,
+    between,
+    chosen,
+)
 from goodspeed_runtime.rebalancing.observation import Fault
 
 DECODE = "goodspeed_spec_decode_"
@@ -117,6 +125,25 @@ def test_of_a_drafter_without_drafts_the_link_is_known():
     assert drafts.shares == pytest.approx([1, 1])
 
 
+def test_what_a_pass_costs_is_known_of_sizes_that_this_interval_had_none_of():
+    def reading(small, large):
+        series = {}
+        for size, (count, seconds, tokens) in {"8": small, "64": large}.items():
+            labels = {"cell": "v-0", "size": size}
+            series[key("goodspeed_verifier_pass_seconds_count", **labels)] = count
+            series[key("goodspeed_verifier_pass_seconds_sum", **labels)] = seconds
+            series[key("goodspeed_verifier_pass_tokens_total", **labels)] = tokens
+        return series
+
+    once = (2.0, 0.4, 120.0)
+    passes = between(reading((10, 1.0, 60.0), once), reading((20, 1.5, 130.0), once), 10.0)
+    whole = sample()
+    rates = {name: rate for name, rate in whole.rates.items() if "pass" not in name[0]} | passes.rates
+    found = observe(cluster(), members(), Sample(rates, whole.gauges, passes.totals), 100.0, 30.0)
+    assert found.cells.curves[0].tokens == pytest.approx([7.0, 60.0])
+    assert found.cells.curves[0].seconds == pytest.approx([0.05, 0.2])
+
+
 def test_the_barrier_is_the_resources():
     assert observe(cluster(verifier={"barrier": True}), members(), sample(), 100.0, 30.0).barrier
 
@@ -212,7 +239,7 @@ async def test_queries_choose_the_cluster_in_its_namespace_or_without_one():
         return aged(1.0)(query)
 
     await read(answer)
-    assert len(asked) == 1 + len(RATES) + len(GAUGES)
+    assert len(asked) == 1 + len(RATES) + len(GAUGES) + len(TOTALS)
     assert all('{cluster="fleet",namespace=~"|models"}' in query for query in asked)
     assert sum("[30s]" in query for query in asked) == len(RATES)
 
