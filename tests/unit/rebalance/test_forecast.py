@@ -58,6 +58,7 @@ attachments = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 
 
 @given(cells=attachments, seed=st.integers(0, 1000), barrier=st.booleans())
+@settings(deadline=None)
 def test_where_nothing_changes_nothing_is_gained_and_the_present_rates_are_reproduced(cells, seed, barrier):
     observation = timed(cells, seed, barrier=barrier)
     forecast = forecast_of(observation)
@@ -67,6 +68,7 @@ def test_where_nothing_changes_nothing_is_gained_and_the_present_rates_are_repro
 
 
 @given(cells=attachments, after=attachments, seed=st.integers(0, 1000), barrier=st.booleans())
+@settings(deadline=None)
 def test_a_forecast_is_finite_and_leaves_cells_alone_that_nobody_joins_or_leaves(cells, after, seed, barrier):
     observation = timed(cells, seed, barrier=barrier)
     here = observation.drafters.cells
@@ -79,8 +81,13 @@ def test_a_forecast_is_finite_and_leaves_cells_alone_that_nobody_joins_or_leaves
     assert found[alone] == pytest.approx(observation.drafters.rates[alone])
 
 
-@given(cells=attachments, after=attachments, seed=st.integers(0, 1000), factor=st.floats(0.1, 10))
-@settings(max_examples=50)
+@given(
+    cells=attachments,
+    after=attachments,
+    seed=st.integers(0, 1000),
+    factor=st.sampled_from([0.25, 0.5, 2.0, 8.0]),
+)
+@settings(max_examples=50, deadline=None)
 def test_gains_do_not_depend_on_the_unit_of_time(cells, after, seed, factor):
     observation = timed(cells, seed)
     drafters, table = observation.drafters, observation.cells
@@ -188,21 +195,24 @@ def test_a_move_that_costs_tokens_per_second_is_not_made_whatever_prices_say():
 @pytest.mark.slow
 @pytest.mark.parametrize("barrier", [False, True])
 def test_what_is_expected_of_decided_moves_is_what_rounds_played_out_bring(barrier, record_property):
-    """Fleets at random; without a barrier a few turn to another way of waiting, which nobody can foresee."""
+    """Fleets at random; without a barrier a few turn to another way of waiting, which nobody can foresee.
+
+    Near is within 30 %, or 0.2 of utility: so much do rounds played twice differ.
+    """
     expectations, gains = [], []
-    for seed in range(40):
+    for seed in range(30):
         generator = np.random.default_rng(seed)
         world = drawn(generator, barrier=barrier)
         size = len(world.acceptance)
         before = np.where(generator.random(size) < generator.uniform(0, 0.4), 1, 0)
-        seen = observed(world, before, 2, 40.0, generator)
+        seen = observed(world, before, 2, 60.0, generator)
         changes = decide(seen, Limits(moves=size), History()).changes
         if not changes:
             continue
         after = before.copy()
         for each in changes:
             after[seen.drafters.names.index(each.subject)] = seen.cells.names.index(each.destination)
-        later = observed(world, after, 2, 40.0, generator)
+        later = observed(world, after, 2, 60.0, generator)
         expectations.append(sum(each.expected_gain for each in changes))
         gains.append(gained(earnings(seen), earnings(later), 1.0))
     expectation, gain = np.array(expectations), np.array(gains)
@@ -211,6 +221,6 @@ def test_what_is_expected_of_decided_moves_is_what_rounds_played_out_bring(barri
     record_property("within_30_percent", float(near.mean()))
     record_property("gained_over_expected", float(gain.sum() / expectation.sum()))
     assert len(gain) >= 12
-    assert near.mean() >= 0.6
-    assert 0.8 <= gain.sum() / expectation.sum() <= 1.25
+    assert near.mean() >= (0.85 if barrier else 0.75)
+    assert 0.85 <= gain.sum() / expectation.sum() <= 1.15
     assert (gain >= expectation / 2).mean() >= 0.85
