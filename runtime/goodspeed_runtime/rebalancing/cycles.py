@@ -21,6 +21,7 @@ GROUPS = 16
 _STEPS = 30
 _COUNTED = 10
 """Of the last steps the mean is taken: a cell may hover between two ways to go on."""
+_CLOSE = 1e-5
 _LEAST = 1e-9
 
 
@@ -76,7 +77,7 @@ def rates(
 
     taken, (_, slope) = begin, costs.at(total(runners.sequences))
     known = groups.longest if barrier else waits
-    found = np.zeros(len(who))
+    found, before = np.zeros(len(who)), np.full(cells, np.nan)
     for step in range(_STEPS):
         wait = groups.wait(taken, slope) if known is None else known
         interval = wait + taken
@@ -93,7 +94,9 @@ def rates(
         fed = runners.shares * (own + 1 + a**own * left) + 1 - runners.shares
         tokens = interval * total(runners.sequences * fed / cycle)
         seconds, slope = costs.at(tokens)
-        taken = (taken + seconds) / 2
+        if (wait == before).all() and (np.abs(seconds - taken) <= _CLOSE * taken).all():
+            return found_now, taken
+        taken, before = (taken + seconds) / 2, wait
         if step >= _STEPS - _COUNTED:
             found += found_now / _COUNTED
     return found, taken
