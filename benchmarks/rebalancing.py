@@ -20,7 +20,7 @@ import numpy as np
 from goodspeed_runtime.rebalancing.decide import decide
 from goodspeed_runtime.rebalancing.decision import Limits
 from goodspeed_runtime.rebalancing.history import History
-from goodspeed_runtime.rebalancing.observation import Cells, CostCurve, Drafters, Observation
+from goodspeed_runtime.rebalancing.observation import Cells, CostCurve, Drafters, Drafts, Observation
 from goodspeed_runtime.rebalancing.shares import Demand
 
 PERIOD_HOURS = 4.0
@@ -98,6 +98,8 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
                 budgets,
                 tuple(CostCurve() for _ in range(count)),
                 np.zeros(count, bool),
+                np.zeros(count),
+                np.zeros(count),
             ),
             Drafters(
                 names[1],
@@ -109,7 +111,12 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
                 shares.goodput * world.busy,
                 caps,
                 shares.goodput * world.busy,
+                world.busy * 1.0,
+                Drafts(
+                    np.minimum(shares.tokens, 1), np.maximum(shares.tokens, 1), np.zeros(size), np.zeros(size)
+                ),
             ),
+            barrier=True,
         )
         began = time.perf_counter()
         outcome = decide(observation, limits, history)

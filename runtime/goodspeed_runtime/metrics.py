@@ -88,6 +88,16 @@ class VerifierMetrics:
         self.plain_tokens = per_client(
             "plain_tokens", "Tokens committed without a draft: none was granted, or it was late."
         )
+        self.late_tokens = per_client(
+            "late_tokens", "Plain tokens committed while a draft was out: it was late."
+        )
+        self.received_tokens = per_client(
+            "received_tokens", "Drafted tokens received, those that verdicts had overtaken included."
+        )
+        self.draft_seconds = per_client("draft_seconds", "Seconds from grants to their drafts.")
+        self.cycle_seconds = per_client(
+            "cycle_seconds", "Seconds from verdict to verdict of each sequence; their rate is its sequences."
+        )
         self.client_rounds = per_client(
             "rounds", "Rounds that verified at least one of the drafter's drafts."
         )
@@ -107,6 +117,9 @@ class VerifierMetrics:
         )
         self.round_trip = client_gauge(
             "round_trip_seconds", "Time from a grant to its draft, less what the drafter took for it."
+        )
+        self.token_seconds = client_gauge(
+            "token_seconds", "Estimated time that one more drafted token takes."
         )
         self.grant = client_gauge("grant_tokens", "Draft tokens granted and not yet verified.")
         self.active_sequences = client_gauge("active_sequences", "Sequences that hold a KV slot.")
@@ -236,9 +249,10 @@ class VerifierMetrics:
         self._per_client = (
             self.drafts, self.draft_tokens, self.granted_tokens, self.accepted_tokens,
             self.expected_accepted_tokens, self.emitted_tokens,
-            self.first_tokens, self.plain_tokens, self.client_rounds, self.sequence_rounds,
-            self.acceptance, self.goodput_round, self.goodput_second, self.round_trip, self.grant,
-            self.active_sequences, self.queue_length,
+            self.first_tokens, self.plain_tokens, self.late_tokens, self.received_tokens, self.draft_seconds,
+            self.cycle_seconds, self.client_rounds, self.sequence_rounds,
+            self.acceptance, self.goodput_round, self.goodput_second, self.round_trip, self.token_seconds,
+            self.grant, self.active_sequences, self.queue_length,
         )  # fmt: skip
 
     def add_client(self, labels: tuple[str, str, str, str]) -> None:

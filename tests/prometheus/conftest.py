@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,18 +30,24 @@ def target(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_by_eight(target):
-    """The resource; drafters draft with the target itself, so that speculation pays and budget is wanted."""
+    """The resource; drafters draft with the target itself, so that speculation pays and budget is wanted.
+
+    Its verifiers are paced, since they share this machine.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("paced_verifier.py"))]
+    paced = {"spec": {"containers": [{"name": "verifier", "command": command}]}}
 
     def cluster(**spec):
         model = f"file://{target}"
         drafters = [{"name": f"pool-{index}", "model": model, "dtype": "float32"} for index in range(8)]
+        verifier = {"replicas": 2, "budgetTokens": 8} | spec.pop("verifier", {})
         return {
             "apiVersion": "goodspeed.io/v1alpha1",
             "kind": "GoodSpeedCluster",
             "metadata": {"name": "fleet"},
             "spec": {
                 "target": {"model": model, "maxContextTokens": 512, "dtype": "float32"},
-                "verifier": {"replicas": 2, "budgetTokens": 8},
+                "verifier": {**verifier, "podTemplate": paced},
                 "drafters": drafters,
                 **spec,
             },

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from server import Prometheus, UpFleet, eventually
 
@@ -96,9 +95,7 @@ def test_load_on_one_cell_is_spread_within_three_intervals(begin, load, record_p
     record_property("actual_gain", actual)
     assert {(each["reason"], each["applied"]) for each in done} == {("PriceGap", True)}
     assert expected > 0
-    # Not how much: without a barrier a cell with fewer drafters has more rounds with less in each, and here
-    # two verifiers share the cores that one had. Tokens a round, as gain is expected in, do not show it.
-    assert np.isfinite(actual)
+    assert actual >= expected / 2
     cells = attached(fleet)
     assert sorted(list(map(cells.get, names)).count(cell) for cell in fleet.cells) == [2, 2]
 

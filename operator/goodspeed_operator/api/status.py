@@ -145,7 +145,7 @@ class DecisionStatus(StatusPart):
     expected_gain: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
     """Utility that it should bring."""
     actual_gain: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
-    """Utility that the fleet had more of one interval later; without a number, not known yet."""
+    """Utility that the drafters concerned had more of two intervals later; none: not known yet."""
     applied: bool = False
     """Whether it was carried out."""
 

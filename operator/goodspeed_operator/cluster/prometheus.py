@@ -13,6 +13,7 @@ from goodspeed_operator.rebalance.sample import (
     GAUGES,
     POOL_GAUGES,
     RATES,
+    TOTALS,
     Labels,
     Sample,
     UnusableError,
@@ -64,6 +65,7 @@ class PrometheusReader:
         texts = {
             "ages": f"time() - timestamp({_AGES}{chosen})",
             **{name: f"{name}{chosen}" for name in gauges},
+            **{f"{name} since its beginning": f"{name}{chosen}" for name in TOTALS},
             **{name: f"rate({name}{chosen}[{max(1, round(window))}s])" for name in RATES},
         }
         async with asyncio.TaskGroup() as tasks:
@@ -75,7 +77,8 @@ class PrometheusReader:
                 raise vector
             vectors[name] = vector
         _check_ages(vectors["ages"], cells, window)
-        return Sample(_by_labels(vectors, RATES), _by_labels(vectors, gauges))
+        totals = {name: vectors[f"{name} since its beginning"] for name in TOTALS}
+        return Sample(_by_labels(vectors, RATES), _by_labels(vectors, gauges), _by_labels(totals, TOTALS))
 
     async def _ask(self, query: str) -> Vector | UnusableError:
         """The answer, or what is wrong with it: one failure must not cancel the others without its words."""

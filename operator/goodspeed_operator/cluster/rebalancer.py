@@ -23,10 +23,11 @@ from goodspeed_operator.cluster.scrape import scrape
 from goodspeed_operator.rebalance.observe import Members, Place, limits_of, observe, scalable_pools
 from goodspeed_operator.rebalance.report import Report, reported
 from goodspeed_operator.rebalance.sample import Sample, Series, UnusableError, between, chosen
-from goodspeed_runtime.rebalancing.decide import Outcome, decide, utility_of
+from goodspeed_runtime.rebalancing.decide import Outcome, decide
 from goodspeed_runtime.rebalancing.decision import Action, Decision
+from goodspeed_runtime.rebalancing.earnings import earnings
 from goodspeed_runtime.rebalancing.history import History
-from goodspeed_runtime.rebalancing.observation import Cells, Drafters, Fault, Observation
+from goodspeed_runtime.rebalancing.observation import Cells, Drafters, Drafts, Fault, Observation
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +95,10 @@ class Rebalancer:
             outcome,
             list(failures),
             fault=fault,
-            utility=utility_of(observation.drafters, limits.fairness) if observation and sound else None,
+            seen=earnings(observation) if observation and sound else None,
+            fairness=limits.fairness,
             now=now,
+            settled=now - 1.99 * interval,
             apply=apply,
         )
         replicas = {
@@ -166,6 +169,7 @@ def _fault(outcome: Outcome) -> Fault | None:
 
 def _unseen(now: float, error: UnusableError) -> Observation:
     nothing, none = np.zeros(0), np.zeros(0, np.int64)
-    cells = Cells((), nothing, none, none, (), np.zeros(0, np.bool_))
-    drafters = Drafters((), none, none, nothing, nothing, nothing, nothing, none, nothing)
+    cells = Cells((), nothing, none, none, (), np.zeros(0, np.bool_), nothing, nothing)
+    drafts = Drafts(nothing, nothing, nothing, nothing)
+    drafters = Drafters((), none, none, nothing, nothing, nothing, nothing, none, nothing, nothing, drafts)
     return Observation(now, cells, drafters, fault=error.fault, words=str(error))

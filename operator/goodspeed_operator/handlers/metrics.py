@@ -79,7 +79,7 @@ class OperatorMetrics:
         )
         self.actual_gain = Gauge(
             "goodspeed_operator_rebalance_actual_gain",
-            "Utility that the fleet had more of one interval after the last changes.",
+            "Utility that the drafters concerned had more of two intervals after the last changes.",
             ["namespace", "cluster"],
             registry=self.registry,
         )

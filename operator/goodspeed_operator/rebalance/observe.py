@@ -12,8 +12,16 @@ from goodspeed_operator.api.drafters import DrafterPool
 from goodspeed_operator.api.scalars import amount, seconds
 from goodspeed_operator.rebalance.sample import Sample, UnusableError
 from goodspeed_runtime.rebalancing.decision import Limits
-from goodspeed_runtime.rebalancing.observation import Cells, CostCurve, Drafters, Fault, Observation, Pool
-from goodspeed_runtime.scheduling.arrays import Integers
+from goodspeed_runtime.rebalancing.observation import (
+    Cells,
+    CostCurve,
+    Drafters,
+    Drafts,
+    Fault,
+    Observation,
+    Pool,
+)
+from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
 LEAST_SHARE = 0.9
 """Of the drafters that must be in the metrics; a few may just be on their way from cell to cell."""
@@ -68,8 +76,8 @@ def limits_of(spec: Spec, interval: float) -> Limits:
     rebalance, verifier = spec.rebalance, spec.verifier
     return Limits(
         hysteresis=rebalance.hysteresis,
-        # The next interval must lie after a change, or its figures would still be those of before.
-        cooldown=max(seconds(rebalance.cooldown), 0.99 * interval),
+        # The next interval shows how a change was made, and only the one after it what came of it.
+        cooldown=max(seconds(rebalance.cooldown), 1.99 * interval),
         moves=rebalance.caps.moves_per_interval,
         gpus=rebalance.caps.gpus,
         drafters=rebalance.caps.drafters,
@@ -113,13 +121,15 @@ def observe(
         most_budgets=_of_cells(sample, "goodspeed_verifier_budget_limit_tokens", names),
         curves=tuple(_curve(sample, name) for name in names),
         saturated=np.array([_waiting(sample, name) > 0 for name in names]),
+        waits=np.array([_phase(sample, name, "gather") for name in names]),
+        overheads=np.array([_phase(sample, name, "schedule") for name in names]),
     )
     drafters = _drafters(cluster.spec, members, sample, names, window)
     pools = tuple(_pool(pool, members, sample) for pool in cluster.spec.drafters)
     gpus = len(names) * cluster.spec.verifier.resources.gpus + sum(
         pool.replicas * pool.gpus for pool in pools
     )
-    return Observation(now, cells, drafters, pools, gpus)
+    return Observation(now, cells, drafters, pools, gpus, barrier=cluster.spec.verifier.barrier)
 
 
 def _of_cells(sample: Sample, name: str, cells: Sequence[str]) -> Integers:
@@ -143,6 +153,14 @@ def _rounds(sample: Sample, cell: str) -> float:
     return value
 
 
+def _phase(sample: Sample, cell: str, phase: str) -> float:
+    """Seconds of a part of a round, on average."""
+    labels = {"cell": cell, "phase": phase}
+    count = sample.rate("goodspeed_verifier_round_seconds_count", **labels)
+    total = sample.rate("goodspeed_verifier_round_seconds_sum", **labels)
+    return total / count if count and total else 0.0
+
+
 def _price(sample: Sample, cell: str) -> float:
     count = sample.rate("goodspeed_verifier_round_shadow_price_count", cell=cell)
     total = sample.rate("goodspeed_verifier_round_shadow_price_sum", cell=cell)
@@ -157,15 +175,18 @@ def _waiting(sample: Sample, cell: str) -> float:
 
 
 def _curve(sample: Sample, cell: str) -> CostCurve:
+    """T_V: passes of a size as they were in this interval, or where there were none, as they ever were."""
     points = []
     for labels, passes in sample.rates_named("goodspeed_verifier_pass_seconds_count"):
-        if labels.get("cell") != cell or passes <= 0:
+        if labels.get("cell") != cell:
             continue
-        size = labels.get("size", "")
-        taken = sample.rate("goodspeed_verifier_pass_seconds_sum", cell=cell, size=size)
-        tokens = sample.rate("goodspeed_verifier_pass_tokens_total", cell=cell, size=size)
-        if taken and tokens:
-            points.append((tokens / passes, taken / passes))
+        place = {"cell": cell, "size": labels.get("size", "")}
+        read = sample.rate if passes > 0 else sample.total
+        count = read("goodspeed_verifier_pass_seconds_count", **place)
+        taken = read("goodspeed_verifier_pass_seconds_sum", **place)
+        tokens = read("goodspeed_verifier_pass_tokens_total", **place)
+        if count and taken and tokens:
+            points.append((tokens / count, taken / count))
     points.sort()
     return CostCurve(np.array([point[0] for point in points]), np.array([point[1] for point in points]))
 
@@ -191,7 +212,7 @@ def _drafters(
         raise UnusableError(Fault.MISSING, f"no cell's metrics show {words}")
     pools = {pool.name: (index, pool) for index, pool in enumerate(spec.drafters)}
     rows = [_row(sample, each, cells[attached[each.name]], pools[each.pool][1], window) for each in known]
-    columns = np.array(rows).reshape(len(rows), 4).T
+    columns: Floats = np.array(rows).reshape(len(rows), 9).T
     longest = spec.verifier.max_draft_tokens or LONGEST_DRAFT
     return Drafters(
         names=tuple(each.name for each in known),
@@ -203,13 +224,13 @@ def _drafters(
         goodput=columns[2],
         caps=np.array([min(pools[each.pool][1].max_draft_tokens, longest) for each in known], np.int64),
         rates=columns[3],
+        present=columns[4],
+        drafts=Drafts(*columns[5:]),
     )
 
 
-def _row(
-    sample: Sample, drafter: Place, cell: str, pool: DrafterPool, window: float
-) -> tuple[float, float, float, float]:
-    """Acceptance, sequences, goodput, and tokens per second of one drafter."""
+def _row(sample: Sample, drafter: Place, cell: str, pool: DrafterPool, window: float) -> tuple[float, ...]:
+    """Acceptance, sequences, goodput, tokens per second and presence of a drafter; how its drafts come."""
     labels = {"cell": cell, "pool": pool.name, "drafter": drafter.name}
 
     def rate(name: str) -> float:
@@ -227,8 +248,21 @@ def _row(
     if drafted * window >= LEAST_DRAFTED:
         acceptance = rate("expected_accepted_tokens") / drafted
     sequences = rate("sequence_rounds") / rounds if rounds > 0 else 0.0
-    goodput = sequences * emitted / drafts if drafts > 0 else 0.0
-    return min(max(acceptance, 0.0), 1.0), sequences, goodput, emitted
+    token_seconds = sample.gauge("goodspeed_drafter_token_seconds", **labels) or 0.0
+    undrafted = max(rate("plain_tokens") - rate("late_tokens"), 0.0)
+    if drafts > 0:
+        goodput = sequences * emitted / drafts
+        came = (
+            drafts / (drafts + undrafted),
+            rate("received_tokens") / drafts,
+            rate("draft_seconds") / drafts,
+        )
+    else:
+        goodput = 0.0
+        trip = sample.gauge("goodspeed_drafter_round_trip_seconds", **labels) or 0.0
+        came = (0.0 if undrafted > 0 else 1.0, 1.0, trip + token_seconds)
+    present = min(rate("cycle_seconds") / max(sequences, 1.0), 1.0)
+    return min(max(acceptance, 0.0), 1.0), sequences, goodput, emitted, present, *came, token_seconds
 
 
 def _pool(pool: DrafterPool, members: Members, sample: Sample) -> Pool:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from goodspeed_operator.api.status import DecisionStatus, Reason
 from goodspeed_runtime.rebalancing.decide import Outcome
 from goodspeed_runtime.rebalancing.decision import Action, Decision
+from goodspeed_runtime.rebalancing.earnings import Earning, gained
 from goodspeed_runtime.rebalancing.observation import Fault
 
 LAST_DECISIONS = 10
 _LONGEST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes made at one time, whose gain is not known yet.
+
+    Attributes:
+        when: Unix seconds.
+        cells: whose drafters they concern; None for all.
+        before: what drafters earned in the interval before.
+    """
+
+    when: float
+    cells: frozenset[str] | None
+    before: Mapping[str, Earning]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +43,8 @@ class Report:
         latest: all decisions of the last interval.
         changes: those that change something.
         applied: whether these were carried out.
-        utility: Σ w·U(x) of the last interval; None where it could not be seen.
-        gain: utility gained by the changes before; None where there were none.
-        pending: (utility before, time) of changes whose gain is not known yet.
+        gain: utility gained by changes of before, known since the last interval; None where there are none.
+        pending: changes whose gain is not known yet.
     """
 
     decisions: tuple[DecisionStatus, ...] = ()
@@ -39,9 +54,8 @@ class Report:
     latest: tuple[Decision, ...] = ()
     changes: tuple[Decision, ...] = ()
     applied: bool = False
-    utility: float | None = None
     gain: float | None = None
-    pending: tuple[float, str] | None = None
+    pending: tuple[Batch, ...] = ()
 
 
 def plain_time(now: float) -> str:
@@ -55,8 +69,10 @@ def reported(
     failed: Sequence[Decision],
     *,
     fault: Fault | None,
-    utility: float | None,
+    seen: Mapping[str, Earning] | None,
+    fairness: float,
     now: float,
+    settled: float,
     apply: bool,
 ) -> Report:
     """The report after another interval.
@@ -66,14 +82,20 @@ def reported(
         outcome: what was decided.
         failed: of its changes, those that could not be carried out.
         fault: of the observation.
-        utility: as observed in the interval that has ended.
+        seen: what drafters earned in the interval that has ended; None where it could not be seen.
+        fairness: α of the utility.
         now: Unix seconds.
+        settled: Unix seconds; what the interval shows is the result of changes until then.
         apply: whether decisions are carried out.
     """
-    decisions, pending, gain = list(before.decisions), before.pending, None
-    if pending is not None and utility is not None:
-        gain = utility - pending[0]
-        decisions, pending = _with_gain(decisions, pending, utility), None
+    decisions, pending = list(before.decisions), before.pending
+    gain: float | None = None
+    for batch in pending if seen is not None else ():
+        if batch.when <= settled:
+            brought = gained(batch.before, seen or {}, fairness, batch.cells)
+            gain = brought + (gain or 0.0)
+            decisions = _with_gain(decisions, plain_time(batch.when), brought)
+            pending = tuple(each for each in pending if each is not batch)
     changes = [each for each in outcome.changes if each not in failed]
     holds = [each for each in outcome.decisions if each.action is Action.HOLD]
     new = [_status(each, now, applied=apply and each not in failed) for each in outcome.changes]
@@ -83,8 +105,8 @@ def reported(
         new.append(_status(hold, now, applied=False))
     # The most valuable first: what falls off the end of ten is what matters least.
     new.sort(key=lambda each: -(each.expected_gain or 0.0))
-    if apply and changes and utility is not None:
-        pending = (utility, plain_time(now))
+    if apply and changes and seen is not None:
+        pending = (*pending, Batch(now, _cells(changes), seen))
     words = outcome.decisions[0].words
     return replace(
         before,
@@ -95,9 +117,19 @@ def reported(
         latest=outcome.decisions,
         changes=outcome.changes,
         applied=apply,
-        utility=utility,
         gain=gain,
         pending=pending,
+    )
+
+
+def _cells(changes: Sequence[Decision]) -> frozenset[str] | None:
+    """Whose drafters these concern: a pool's are anywhere."""
+    if any(each.action is Action.SCALE for each in changes):
+        return None
+    return frozenset(
+        cell
+        for each in changes
+        for cell in ((each.source, each.destination) if each.action is Action.MOVE else (each.subject,))
     )
 
 
@@ -111,19 +143,15 @@ def _same_hold(last: DecisionStatus, hold: Decision) -> bool:
     return (last.action, last.reason, last.subject) == (hold.action.value, hold.reason.value, hold.subject)
 
 
-def _with_gain(
-    decisions: list[DecisionStatus], pending: tuple[float, str], utility: float
-) -> list[DecisionStatus]:
+def _with_gain(decisions: list[DecisionStatus], when: str, gain: float) -> list[DecisionStatus]:
     """Divides what was really gained among the changes made at a time, as it was expected of them."""
-    was, when = pending
     batch = [each for each in decisions if each.applied and each.time == when]
     expected = sum(each.expected_gain or 0.0 for each in batch)
     result = []
     for each in decisions:
         if each.applied and each.time == when:
             share = (each.expected_gain or 0.0) / expected if expected > 0 else 1 / len(batch)
-            gain = float(f"{share * (utility - was):.3g}")
-            result.append(each.model_copy(update={"actual_gain": gain}))
+            result.append(each.model_copy(update={"actual_gain": float(f"{share * gain:.3g}")}))
         else:
             result.append(each)
     return result

@@ -26,12 +26,25 @@ RATES = (
     "goodspeed_spec_decode_expected_accepted_tokens_total",
     "goodspeed_spec_decode_emitted_tokens_total",
     "goodspeed_spec_decode_sequence_rounds_total",
+    "goodspeed_spec_decode_plain_tokens_total",
+    "goodspeed_spec_decode_late_tokens_total",
+    "goodspeed_spec_decode_received_tokens_total",
+    "goodspeed_spec_decode_draft_seconds_total",
+    "goodspeed_spec_decode_cycle_seconds_total",
 )
+TOTALS = (
+    "goodspeed_verifier_pass_seconds_sum",
+    "goodspeed_verifier_pass_seconds_count",
+    "goodspeed_verifier_pass_tokens_total",
+)
+"""Counters whose values since their beginning matter too: what a pass of a size costs that was seldom run."""
 GAUGES = (
     "goodspeed_verifier_budget_tokens",
     "goodspeed_verifier_budget_limit_tokens",
     "goodspeed_drafter_acceptance_ratio",
     "goodspeed_drafter_queue_length",
+    "goodspeed_drafter_round_trip_seconds",
+    "goodspeed_drafter_token_seconds",
 )
 POOL_GAUGES = (
     "goodspeed_drafter_sequences",
@@ -59,10 +72,12 @@ class Sample:
     Attributes:
         rates: of counters, per second over the interval.
         gauges: at its end, or their mean over it.
+        totals: of some counters, their values at its end.
     """
 
     rates: Series = field(default_factory=dict)
     gauges: Series = field(default_factory=dict)
+    totals: Series = field(default_factory=dict)
 
     def rate(self, name: str, **labels: str) -> float | None:
         """One series' rate."""
@@ -75,6 +90,10 @@ class Sample:
     def named(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
         """All series of a gauge."""
         return ((dict(labels), value) for (metric, labels), value in self.gauges.items() if metric == name)
+
+    def total(self, name: str, **labels: str) -> float | None:
+        """One counter's value."""
+        return self.totals.get((name, frozenset(labels.items())))
 
     def rates_named(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
         """All series of a counter."""
@@ -98,11 +117,13 @@ def between(before: Series, after: Series, seconds: float) -> Sample:
     A counter that has fallen was reset: what it shows is what came since. A series that was not there
     before began at zero.
     """
-    rates, gauges = {}, {}
+    rates, gauges, totals = {}, {}, {}
     for (name, labels), value in after.items():
         if name in RATES:
             was = before.get((name, labels), 0.0)
+            if name in TOTALS:
+                totals[name, labels] = value
             rates[name, labels] = (value - was if value >= was else value) / seconds
         else:
             gauges[name, labels] = value
-    return Sample(rates, gauges)
+    return Sample(rates, gauges, totals)

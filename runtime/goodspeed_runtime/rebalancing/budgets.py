@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from goodspeed_runtime.rebalancing.costs import pass_seconds
 from goodspeed_runtime.rebalancing.decision import Action, Decision, Limits, Why
+from goodspeed_runtime.rebalancing.forecast import Forecast
 from goodspeed_runtime.rebalancing.history import History
-from goodspeed_runtime.rebalancing.observation import CostCurve, Observation
+from goodspeed_runtime.rebalancing.observation import Observation
 from goodspeed_runtime.rebalancing.shares import Demand
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
 
@@ -19,55 +21,59 @@ LEAST_BUDGET = 4
 GRID = 2.0 ** np.arange(-4, 4.01, 0.25)
 
 
-def pass_seconds(curve: CostCurve, tokens: Floats) -> Floats:
-    """T_V at `tokens`, float64 of any shape.
-
-    Straight between measured points, never falling, and beyond them as the last two points say.
-    """
-    seconds = np.maximum.accumulate(curve.seconds)
-    inside = np.interp(tokens, curve.tokens, seconds)
-    if len(curve.tokens) < 2:
-        return inside
-    slope = (seconds[-1] - seconds[-2]) / max(curve.tokens[-1] - curve.tokens[-2], 1e-9)
-    return np.asarray(inside + slope * np.maximum(tokens - curve.tokens[-1], 0.0))
-
-
 def follow_cost(observation: Observation, limits: Limits, history: History) -> list[Decision]:
     """How cells' budgets should change now."""
     cells = observation.cells
     cooling = history.cooling("cell", cells.names, observation.time, limits.cooldown)
-    decisions = []
-    for cell, name in enumerate(cells.names):
-        if cooling[cell] or not len(cells.curves[cell].tokens):
-            continue
-        found = _best(observation, cell, limits)
+    budgets, chosen = cells.budgets.copy(), dict[int, tuple[Why, str]]()
+    for cell in np.flatnonzero(~cooling).tolist():
+        found = _best(observation, cell, limits) if len(cells.curves[cell].tokens) else None
         if found is not None:
-            budget, why, gain, words = found
-            decisions.append(
-                Decision(Action.BUDGET, why, name, str(cells.budgets[cell]), str(budget), gain, words)
-            )
-    return decisions
+            budgets[cell] = found[0]
+            chosen[cell] = found[1:]
+    if not chosen:
+        return []
+    attached = np.flatnonzero(observation.drafters.cells >= 0)
+    here = observation.drafters.cells[attached]
+    forecast = Forecast(observation, attached, _demand(observation, attached, limits), limits.fairness)
+    gains = np.bincount(here, forecast.gains(here, budgets), len(cells))
+    return [
+        Decision(
+            Action.BUDGET,
+            why,
+            cells.names[cell],
+            str(cells.budgets[cell]),
+            str(budgets[cell]),
+            float(gains[cell]),
+            words,
+        )
+        for cell, (why, words) in chosen.items()
+    ]
 
 
-def _best(observation: Observation, cell: int, limits: Limits) -> tuple[int, Why, float, str] | None:
-    cells, drafters = observation.cells, observation.drafters
-    rows = np.flatnonzero((drafters.cells == cell) & (drafters.sequences > 0))
-    now, curve = int(cells.budgets[cell]), cells.curves[cell]
-    if not len(rows):
-        return None
-    demand = Demand(
+def _demand(observation: Observation, rows: Integers, limits: Limits) -> Demand:
+    drafters = observation.drafters
+    return Demand(
         weights=drafters.weights[rows],
         acceptance=drafters.acceptance[rows],
         sequences=drafters.sequences[rows],
         caps=drafters.caps[rows],
         fairness=limits.fairness,
     )
+
+
+def _best(observation: Observation, cell: int, limits: Limits) -> tuple[int, Why, str] | None:
+    cells, drafters = observation.cells, observation.drafters
+    rows = np.flatnonzero((drafters.cells == cell) & (drafters.sequences > 0))
+    now, curve = int(cells.budgets[cell]), cells.curves[cell]
+    if not len(rows):
+        return None
     most = min(int(cells.most_budgets[cell]), int(max(2 * curve.tokens[-1], now)))
     wide: Integers = np.unique(np.clip(np.rint(now * GRID), LEAST_BUDGET, max(most, LEAST_BUDGET))).astype(
         np.int64
     )
     candidates = np.unique(np.append(wide, now))
-    goodput, tokens, utility = _outcomes(demand, candidates, drafters.sequences[rows])
+    goodput, tokens = _outcomes(_demand(observation, rows, limits), candidates, drafters.sequences[rows])
     seconds = pass_seconds(curve, tokens)
     rate = goodput / seconds
     current = int(np.searchsorted(candidates, now))
@@ -77,24 +83,22 @@ def _best(observation: Observation, cell: int, limits: Limits) -> tuple[int, Why
         best = int(allowed[-1]) if len(allowed) else 0
         chosen = max(int(candidates[best]), now // 2, LEAST_BUDGET)
         words = f"a round takes {seconds[current]:.3g} s, {limits.latency:.3g} s are allowed"
-        gain = float(np.interp(chosen, candidates, utility) - utility[current])
-        return None if chosen >= now else (chosen, Why.LATENCY, gain, words)
+        return None if chosen >= now else (chosen, Why.LATENCY, words)
     best = int(allowed[np.argmax(rate[allowed])])
     if rate[best] <= rate[current] * (1 + limits.hysteresis):
         return None
     chosen = int(np.clip(candidates[best], -(-now // 2), 2 * now))
     words = f"{rate[best]:.3g} tokens a second at {candidates[best]}, {rate[current]:.3g} at {now}"
-    gain = float(np.interp(chosen, candidates, utility) - utility[current])
-    return None if chosen == now else (chosen, Why.GOODPUT, gain, words)
+    return None if chosen == now else (chosen, Why.GOODPUT, words)
 
 
-def _outcomes(demand: Demand, budgets: Integers, sequences: Floats) -> tuple[Floats, Floats, Floats]:
-    """Tokens a round, tokens fed to the target, and utility at each budget: float64 `[b]` each."""
+def _outcomes(demand: Demand, budgets: Integers, sequences: Floats) -> tuple[Floats, Floats]:
+    """Tokens a round, and tokens fed to the target, at each budget: float64 `[b]` each."""
     present = np.minimum(sequences, 1.0)
     found = []
     for budget in budgets:
         shares = demand.solve(np.zeros(len(sequences), np.int64), np.array([budget]))
         fed = shares.tokens.sum() + sequences.sum()
-        found.append(((present * shares.goodput).sum(), fed, shares.utility.sum()))
-    goodput, fed, utility = np.array(found).T
-    return goodput, fed, utility
+        found.append(((present * shares.goodput).sum(), fed))
+    goodput, fed = np.array(found).T
+    return goodput, fed

@@ -9,11 +9,10 @@ import numpy as np
 from goodspeed_runtime.rebalancing.budgets import follow_cost
 from goodspeed_runtime.rebalancing.decision import Action, Decision, Limits, Why
 from goodspeed_runtime.rebalancing.history import History
-from goodspeed_runtime.rebalancing.observation import Drafters, Fault, Observation
+from goodspeed_runtime.rebalancing.observation import Fault, Observation
 from goodspeed_runtime.rebalancing.placement import place
 from goodspeed_runtime.rebalancing.replicas import scale
 from goodspeed_runtime.scheduling.arrays import Floats
-from goodspeed_runtime.scheduling.utility import AlphaFair
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +55,12 @@ def decide(observation: Observation, limits: Limits, history: History) -> Outcom
     return Outcome(tuple(decisions), history)
 
 
-def utility_of(drafters: Drafters, fairness: float) -> float:
-    """Σ w·U(x) as observed: x in the rounds that a drafter takes part in, weighted by how many these are."""
-    busy = (drafters.sequences > 0) & (drafters.goodput > 0)
-    present = np.minimum(drafters.sequences[busy], 1.0)
-    value = AlphaFair(fairness).value(drafters.goodput[busy] / present)
-    return float((present * drafters.weights[busy] * value).sum())
-
-
 def _finite(observation: Observation) -> bool:
     cells, drafters = observation.cells, observation.drafters
     columns: list[Floats] = [cells.prices, drafters.weights, drafters.acceptance, drafters.sequences]
-    columns += [drafters.goodput, drafters.rates]
+    columns += [drafters.goodput, drafters.rates, drafters.present, cells.waits, cells.overheads]
+    drafts = drafters.drafts
+    columns += [drafts.shares, drafts.lengths, drafts.seconds, drafts.token_seconds]
     columns += [column for curve in cells.curves for column in (curve.tokens, curve.seconds)]
     pools = [
         figure for pool in observation.pools for figure in (pool.load, pool.waiting, pool.places, pool.cost)

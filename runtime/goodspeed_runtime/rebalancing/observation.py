@@ -44,6 +44,8 @@ class Cells:
         most_budgets: int64 `[c]`, the largest C that the verifier has room for.
         curves: measured costs, one a cell; empty where nothing was measured.
         saturated: bool `[c]`, whether sequences wait for a KV slot.
+        waits: float64 `[c]`, seconds that a round waited for drafts, averaged.
+        overheads: float64 `[c]`, seconds of a round beside pass and waiting, averaged.
     """
 
     names: tuple[str, ...]
@@ -52,9 +54,32 @@ class Cells:
     most_budgets: Integers
     curves: tuple[CostCurve, ...]
     saturated: Flags
+    waits: Floats
+    overheads: Floats
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """How drafts come, one row a drafter.
+
+    Attributes:
+        shares: float64 `[n]`, of the cycles of its sequences with a draft; the others are plain decoding.
+        lengths: float64 `[n]`, tokens in a draft as it came, averaged.
+        seconds: float64 `[n]`, from a grant's sending to its draft's arrival, averaged.
+        token_seconds: float64 `[n]`, that a drafted token more adds to that.
+    """
+
+    shares: Floats
+    lengths: Floats
+    seconds: Floats
+    token_seconds: Floats
+
+    def of(self, rows: Integers) -> Drafts:
+        """These drafters' alone."""
+        return Drafts(self.shares[rows], self.lengths[rows], self.seconds[rows], self.token_seconds[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +96,8 @@ class Drafters:
         goodput: float64 `[n]`, its tokens in a round of its cell, averaged.
         caps: int64 `[n]`, the longest draft of one sequence.
         rates: float64 `[n]`, committed tokens per second.
+        present: float64 `[n]`, share of the time in which it has sequences under way.
+        drafts: how their drafts come.
     """
 
     names: tuple[str, ...]
@@ -82,6 +109,8 @@ class Drafters:
     goodput: Floats
     caps: Integers
     rates: Floats
+    present: Floats
+    drafts: Drafts
 
     def __len__(self) -> int:
         return len(self.names)
@@ -125,6 +154,7 @@ class Observation:
         drafters: drafters that serve.
         pools: all pools.
         gpus: devices of the whole fleet now.
+        barrier: whether rounds wait for every draft.
         fault: why nothing may be concluded from it; None where it is sound.
         words: the fault for a person.
     """
@@ -134,5 +164,6 @@ class Observation:
     drafters: Drafters
     pools: tuple[Pool, ...] = ()
     gpus: int = 0
+    barrier: bool = False
     fault: Fault | None = None
     words: str = ""

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from goodspeed_runtime.rebalancing.decision import Action, Decision, Limits, Why
+from goodspeed_runtime.rebalancing.earnings import BUSY
+from goodspeed_runtime.rebalancing.forecast import Forecast
 from goodspeed_runtime.rebalancing.history import History
 from goodspeed_runtime.rebalancing.observation import Observation
 from goodspeed_runtime.rebalancing.shares import Demand, Shares
 from goodspeed_runtime.scheduling.arrays import Flags, Floats, Integers
 
 PASSES = 10
-BUSY = 0.02
-"""Sequences in a round below which a drafter counts as idle: moving it would change nothing."""
 _RATIO = 4.0
 
 
@@ -73,8 +73,7 @@ def place(observation: Observation, limits: Limits, history: History) -> Placeme
     moved = np.flatnonzero(after != before)
     if not len(moved):
         return Placement((), history, refused, f"shadow prices differ by {gap:.0%}")
-    then = demand.solve(after, cells.budgets)
-    gain = float(then.utility.sum() - now.utility.sum())
+    gain = float(Forecast(observation, rows, demand, limits.fairness).gains(after, cells.budgets).sum())
     if gain < limits.least_gain * len(moved):
         words = f"{len(moved)} moves would bring {gain:.3g} of utility"
         return Placement((), history, Why.NOT_WORTH_IT, words)

@@ -10,10 +10,12 @@ from goodspeed_runtime.rebalancing.decide import decide
 from goodspeed_runtime.rebalancing.decision import Limits
 from goodspeed_runtime.rebalancing.history import History
 from goodspeed_runtime.rebalancing.observation import Cells as CellTable
-from goodspeed_runtime.rebalancing.observation import CostCurve, Drafters, Observation
+from goodspeed_runtime.rebalancing.observation import CostCurve, Drafters, Drafts, Observation
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
 from goodspeed_runtime.scheduling.ledger import Ledger
+from goodspeed_runtime.scheduling.population import Clients
 from goodspeed_runtime.scheduling.simulator import Cell
+from goodspeed_runtime.scheduling.timing import VerificationCost
 from goodspeed_runtime.scheduling.utility import AlphaFair
 from goodspeed_runtime.simulate.cast import Cast
 from goodspeed_runtime.simulate.play import (
@@ -107,7 +109,7 @@ def play_fleet(
             rows = np.arange(len(population))
             observation = Observation(
                 now,
-                _cell_table(names[0], prices, case.budget_tokens),
+                _cell_table(names[0], prices, case.budget_tokens, fleet[0].rules.verification),
                 Drafters(
                     names=names[1],
                     pools=np.zeros(len(population), np.int64),
@@ -118,7 +120,10 @@ def play_fleet(
                     goodput=new_tokens / new_rounds,
                     caps=population.caps,
                     rates=new_tokens / cells.interval_seconds,
+                    present=np.ones(len(population)),
+                    drafts=_drafts(population, acceptance.estimates(rows), new_tokens / new_rounds),
                 ),
+                barrier=player.barrier,
             )
             outcome = decide(observation, limits, history)
             history = outcome.history.after(outcome.changes, now, limits.cooldown)
@@ -138,11 +143,21 @@ def play_fleet(
     return ledger, moments
 
 
-def _cell_table(names: tuple[str, ...], prices: Floats, budget: int) -> CellTable:
+def _cell_table(names: tuple[str, ...], prices: Floats, budget: int, cost: VerificationCost) -> CellTable:
     """The cells as the slow loop observes them; their budget is the scenario's to set."""
     budgets: Integers = np.full(len(names), budget, np.int64)
-    curves = tuple(CostCurve() for _ in names)
-    return CellTable(names, prices, budgets, budgets, curves, np.zeros(len(names), np.bool_))
+    curve, nothing = CostCurve(np.array(cost.tokens), np.array(cost.seconds)), np.zeros(len(names))
+    curves = tuple(curve for _ in names)
+    return CellTable(names, prices, budgets, budgets, curves, nothing > 0, nothing, nothing)
+
+
+def _drafts(population: Clients, acceptance: Floats, goodput: Floats) -> Drafts:
+    """How drafts come, of the length with which goodput is what it was."""
+    missing = np.maximum(1 - goodput * (1 - acceptance), 1e-9)
+    tokens = np.clip(np.log(missing) / np.log(acceptance) - 1, 0.0, population.caps)
+    lengths = np.maximum(tokens, 1.0)
+    seconds = population.delay_seconds + lengths * population.draft_seconds
+    return Drafts(np.minimum(tokens, 1.0), lengths, seconds, population.draft_seconds)
 
 
 def _moment(

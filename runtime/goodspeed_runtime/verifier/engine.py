@@ -251,7 +251,7 @@ class Engine:
             if item.sequence.filling:
                 item.sequence.fed(item.segment.start + len(item.segment.tokens), computed)
                 self._ledger.prompt_tokens("computed", len(item.segment.tokens))
-        outcomes = Outcomes.of(self._commit(judged, verdicts, replies))
+        outcomes = Outcomes.of(self._commit(judged, verdicts, replies, computed))
         active = [sequence for sequence in self._roster.live() if not sequence.filling]
         self._grants.learn(outcomes, active, times)
         self._regrant(active, judged, replies)
@@ -283,7 +283,7 @@ class Engine:
             self._unbooked()
             self._unbooked = None
 
-    def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies) -> list[Row]:
+    def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies, now: float) -> list[Row]:
         outcomes = []
         context = self._settings.max_context_tokens
         columns = (verdicts.accepted.tolist(), verdicts.next_tokens.tolist(), verdicts.soft_ratios.tolist())
@@ -293,7 +293,7 @@ class Engine:
                 self._spoilt(sequence, "the target's logits were not finite")
                 continue
             if sequence.opened:
-                outcomes.append(self._answer(item, accepted, token, ratio, replies))
+                outcomes.append(self._answer(item, accepted, token, ratio, replies, now))
                 self._model.lengths[sequence.slot] = len(sequence.tokens) - 1
             else:
                 commit_first(sequence, token, context, replies)
@@ -302,7 +302,9 @@ class Engine:
                 self._roster.forget(sequence)
         return outcomes
 
-    def _answer(self, item: Work, accepted: int, token: int, ratio: float, replies: Replies) -> Row:
+    def _answer(
+        self, item: Work, accepted: int, token: int, ratio: float, replies: Replies, now: float
+    ) -> Row:
         sequence = item.sequence
         answered, idle = sequence.draft is not None, not sequence.grant
         context = self._settings.max_context_tokens
@@ -320,6 +322,7 @@ class Engine:
             sequence.sent if answered else UNANSWERED,
             max(0.0, sequence.arrived - sequence.granted) if answered else 0.0,
             sequence.held_seconds if answered else 0.0,
+            max(0.0, now - sequence.granted) if answered or idle else 0.0,
             idle and not answered,
         )
 

@@ -224,9 +224,10 @@ class Grants:
         caps = np.maximum(np.minimum(np.minimum(limit, settings.max_draft_tokens), room), 0)
         return rows, accounts, caps, in_flight
 
-    def estimates(self, rows: Integers) -> tuple[Floats, Floats]:
-        """Of drafters: acceptance, and seconds to the drafter and back; float64 `[m]` each."""
-        return self._acceptance.estimates(rows), self.speeds.round_trips(rows)
+    def estimates(self, rows: Integers) -> tuple[Floats, Floats, Floats]:
+        """Of drafters: acceptance, seconds to the drafter and back, and of a token; float64 `[m]` each."""
+        speeds = self.speeds
+        return self._acceptance.estimates(rows), speeds.round_trips(rows), speeds.drafting(rows)[1]
 
     def goodput(self, accounts: Many[Account]) -> Floats:
         """Tokens per round, float64 `[m]`."""

@@ -27,7 +27,10 @@ WINDOW_SECONDS = 5.0
 """Over which tokens per second are counted."""
 BOOKING_SECONDS = 0.25
 """Series are brought up to date so often, and whenever somebody looks at them."""
-_DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY, _ROUNDS = range(10)
+(
+    _DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY, _ROUNDS,
+    _LATE, _RECEIVED, _SECONDS, _CYCLES,
+) = range(14)  # fmt: skip
 """Rows of `Ledger._pages`, what drafters have come to since it was last booked."""
 
 
@@ -41,6 +44,7 @@ class _Series:
     acceptance: Gauge
     goodput: Gauge
     round_trip: Gauge
+    token_seconds: Gauge
     positions: list[Counter] = field(default_factory=list)
     recent: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -63,6 +67,10 @@ class Ledger:
             metrics.granted_tokens,
             metrics.sequence_rounds,
             metrics.client_rounds,
+            metrics.late_tokens,
+            metrics.received_tokens,
+            metrics.draft_seconds,
+            metrics.cycle_seconds,
         )
         self._pages = np.zeros((len(self._counters), 0))
         self._stood = np.zeros((0, max(settings.max_draft_tokens, 1) + 1), dtype=np.int64)
@@ -117,6 +125,7 @@ class Ledger:
             metrics.acceptance.labels(*labels),
             metrics.goodput_round.labels(*labels),
             metrics.round_trip.labels(*labels),
+            metrics.token_seconds.labels(*labels),
         )
         self._watch(series)
 
@@ -235,6 +244,11 @@ class Ledger:
         pages[_RATIO] += np.bincount(theirs, outcomes.soft_ratios[answered], size)
         pages[_ACCEPTED] += np.bincount(theirs, accepted, size)
         pages[_PLAIN] += np.bincount(alone, outcomes.committed[~answered], size)
+        late = ~answered & ~outcomes.idle
+        pages[_LATE] += np.bincount(outcomes.clients[late], outcomes.committed[late], size)
+        pages[_RECEIVED] += np.bincount(theirs, outcomes.sent[answered], size)
+        pages[_SECONDS] += np.bincount(theirs, outcomes.draft_seconds[answered], size)
+        pages[_CYCLES] += np.bincount(outcomes.clients, outcomes.cycle_seconds, size)
         pages[_EMITTED] += np.bincount(outcomes.clients, outcomes.committed, size)
         width = self._stood.shape[1]
         places = theirs * width + accepted
@@ -246,13 +260,13 @@ class Ledger:
             if self._grants is None:
                 return
             rows = np.flatnonzero(self._pages.any(axis=0))
-            acceptance, trips = self._grants.estimates(rows)
+            acceptance, trips, token_seconds = self._grants.estimates(rows)
             self._booked = now = time.monotonic()
             series = [self._series[row] for row in rows.tolist()]
             goodput = self._grants.goodput([each.client.account for each in series if each is not None])
             # Whoever had a tokens accepted had one at each of the first a positions.
             reached = self._stood[rows, ::-1].cumsum(axis=1)[:, -2::-1]
-            columns = (self._pages[:, rows].T, reached, acceptance, trips, goodput)
+            columns = (self._pages[:, rows].T, reached, acceptance, trips, goodput, token_seconds)
             for each, (page, passed, *means) in zip(
                 series, zip(*(column.tolist() for column in columns), strict=True), strict=True
             ):
@@ -285,7 +299,9 @@ class Ledger:
             while series.recent[0][0] < now - WINDOW_SECONDS:
                 series.recent.popleft()
             for gauge, mean in zip(
-                (series.acceptance, series.round_trip, series.goodput), means, strict=True
+                (series.acceptance, series.round_trip, series.goodput, series.token_seconds),
+                means,
+                strict=True,
             ):
                 gauge.set(mean)
 

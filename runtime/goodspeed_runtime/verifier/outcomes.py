@@ -13,7 +13,7 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 UNANSWERED = -1
-Row = tuple[int, int, int, float, int, int, int, float, float, bool]
+Row = tuple[int, int, int, float, int, int, int, float, float, float, bool]
 """The entries of one sequence, in the order of `Outcomes`' columns."""
 
 
@@ -31,6 +31,7 @@ class Outcomes:
         sent: tokens of the draft as it came; `UNANSWERED` where there was no draft to answer.
         draft_seconds: from the grant's sending to the draft's arrival.
         held_seconds: how much of that was the drafter's own.
+        cycle_seconds: since the last verdict; 0 where its draft is still out.
         idle: whether it is decoded without drafts.
     """
 
@@ -43,15 +44,26 @@ class Outcomes:
     sent: Integers
     draft_seconds: Floats
     held_seconds: Floats
+    cycle_seconds: Floats
     idle: Flags
 
     @classmethod
     def of(cls, rows: Many[Row]) -> Outcomes:
         """From one row a sequence."""
-        table = np.array(rows, dtype=np.float64).reshape(len(rows), 10).T
+        table = np.array(rows, dtype=np.float64).reshape(len(rows), 11).T
         clients, accounts, drafted, committed, accepted, sent = table[[0, 1, 2, 4, 5, 6]].astype(np.int64)
         return cls(
-            clients, accounts, drafted, table[3], committed, accepted, sent, table[7], table[8], table[9] > 0
+            clients=clients,
+            accounts=accounts,
+            drafted=drafted,
+            soft_ratios=table[3],
+            committed=committed,
+            accepted=accepted,
+            sent=sent,
+            draft_seconds=table[7],
+            held_seconds=table[8],
+            cycle_seconds=table[9],
+            idle=table[10] > 0,
         )
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
-"""Fleets as arrays, whose prices and goodput are what the model itself expects."""
+"""Fleets as arrays behind a barrier, whose prices and goodput are what the model itself expects."""
 
 import numpy as np
 
-from goodspeed_runtime.rebalancing.observation import Cells, CostCurve, Drafters, Observation, Pool
+from goodspeed_runtime.rebalancing.observation import Cells, CostCurve, Drafters, Drafts, Observation, Pool
 from goodspeed_runtime.rebalancing.shares import Demand
 
 
@@ -33,6 +33,8 @@ def fleet(
     attached = np.maximum(cells, 0)
     shares = demand.solve(attached, budgets)
     goodput = shares.goodput * np.minimum(sequences, 1)
+    single = shares.tokens / np.maximum(sequences, 1e-9)
+    drafts = Drafts(np.minimum(single, 1), np.maximum(single, 1), np.zeros(size), np.zeros(size))
     return Observation(
         time,
         Cells(
@@ -42,6 +44,8 @@ def fleet(
             budgets * 8,
             tuple(curve or CostCurve() for _ in range(count)),
             np.full(count, saturated),
+            np.zeros(count),
+            np.zeros(count),
         ),
         Drafters(
             tuple(f"drafter-{i}" for i in range(size)),
@@ -53,9 +57,12 @@ def fleet(
             goodput,
             caps,
             10 * goodput,
+            np.minimum(sequences, 1),
+            drafts,
         ),
         tuple(pools),
         gpus,
+        barrier=True,
     )
 
 

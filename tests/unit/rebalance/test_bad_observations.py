@@ -30,7 +30,8 @@ def test_a_fault_holds_with_its_own_reason(fault):
     assert (hold.action, hold.reason.value, hold.words) == (Action.HOLD, fault.value, "why")
 
 
-BROKEN = ("prices", "acceptance", "sequences", "goodput", "weights", "rates")
+OF_CELLS, OF_DRAFTS = ("prices", "waits", "overheads"), ("shares", "lengths", "seconds", "token_seconds")
+BROKEN = (*OF_CELLS, *OF_DRAFTS, "acceptance", "sequences", "goodput", "weights", "rates", "present")
 
 
 @given(
@@ -39,11 +40,14 @@ BROKEN = ("prices", "acceptance", "sequences", "goodput", "weights", "rates")
     bad=st.sampled_from([np.nan, np.inf, -np.inf, -1.0]),
 )
 def test_one_figure_that_is_no_number_holds_everything(column, row, bad):
-    part = "cells" if column == "prices" else "drafters"
+    part = "cells" if column in OF_CELLS else "drafters"
     table = getattr(LOPSIDED, part)
-    values = getattr(table, column).copy()
+    inner = table.drafts if column in OF_DRAFTS else table
+    values = getattr(inner, column).copy()
     values[row] = bad
-    outcome = decide(replace(LOPSIDED, **{part: replace(table, **{column: values})}), Limits(), History())
+    broken = replace(inner, **{column: values})
+    table = replace(table, drafts=broken) if column in OF_DRAFTS else broken
+    outcome = decide(replace(LOPSIDED, **{part: table}), Limits(), History())
     assert [each.reason for each in outcome.decisions] == [Fault.MISSING.value]
     assert not outcome.changes
 

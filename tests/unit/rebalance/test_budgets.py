@@ -6,7 +6,8 @@ from fleets import fleet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodspeed_runtime.rebalancing.budgets import follow_cost, pass_seconds
+from goodspeed_runtime.rebalancing.budgets import follow_cost
+from goodspeed_runtime.rebalancing.costs import pass_seconds
 from goodspeed_runtime.rebalancing.decision import Limits, Why
 from goodspeed_runtime.rebalancing.history import History
 from goodspeed_runtime.rebalancing.observation import CostCurve

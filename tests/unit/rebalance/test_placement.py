@@ -148,7 +148,7 @@ fleets = st.builds(
 
 
 @given(observation=fleets, moves=st.integers(0, 10), hysteresis=st.floats(0.01, 0.9))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_moves_respect_their_cap_gain_utility_and_lead_from_dear_to_cheap(observation, moves, hysteresis):
     limits = Limits(moves=moves, hysteresis=hysteresis)
     outcome = decide(observation, limits, History())
@@ -166,7 +166,7 @@ def test_moves_respect_their_cap_gain_utility_and_lead_from_dear_to_cheap(observ
 
 
 @given(observation=fleets, cooldown=st.floats(1, 600), later=st.floats(0, 599))
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_whatever_changed_is_left_alone_until_it_has_cooled_down(observation, cooldown, later):
     limits = Limits(cooldown=cooldown)
     first = decide(observation, limits, History())

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from goodspeed_operator.api.loading import parse_cluster
 from goodspeed_operator.cluster.prometheus import LEAST_STALE_SECONDS, PrometheusReader
 from goodspeed_operator.rebalance.observe import Members, Place, limits_of, observe
-from goodspeed_operator.rebalance.sample import GAUGES, RATES, Sample, UnusableError, between, chosen
+from goodspeed_operator.rebalance.sample import (
+    GAUGES,
+    RATES,
+    TOTALS,
+    Sample,
+    UnusableError,
+    between,
+    chosen,
+)
 from goodspeed_runtime.rebalancing.observation import Fault
 
 DECODE = "goodspeed_spec_decode_"
@@ -53,6 +61,10 @@ def sample(attached=(("a", "v-0"), ("b", "v-1")), cells=("v-0", "v-1")):
         gauges[key("goodspeed_verifier_budget_tokens", cell=cell)] = 8.0
         gauges[key("goodspeed_verifier_budget_limit_tokens", cell=cell)] = 8.0
         rates[key("goodspeed_verifier_round_seconds_count", cell=cell, phase="total")] = 10.0
+        rates[key("goodspeed_verifier_round_seconds_count", cell=cell, phase="gather")] = 10.0
+        rates[key("goodspeed_verifier_round_seconds_sum", cell=cell, phase="gather")] = 0.2
+        rates[key("goodspeed_verifier_round_seconds_count", cell=cell, phase="schedule")] = 10.0
+        rates[key("goodspeed_verifier_round_seconds_sum", cell=cell, phase="schedule")] = 0.03
         rates[key("goodspeed_verifier_round_shadow_price_count", cell=cell)] = 10.0
         rates[key("goodspeed_verifier_round_shadow_price_sum", cell=cell)] = 2.0
         rates[key("goodspeed_verifier_pass_seconds_count", cell=cell, size="8")] = 10.0
@@ -62,12 +74,19 @@ def sample(attached=(("a", "v-0"), ("b", "v-1")), cells=("v-0", "v-1")):
         labels = {"cell": cell, "pool": "p", "drafter": drafter}
         gauges[key("goodspeed_drafter_acceptance_ratio", **labels)] = 0.6
         gauges[key("goodspeed_drafter_queue_length", **labels)] = 0.0
+        gauges[key("goodspeed_drafter_round_trip_seconds", **labels)] = 0.02
+        gauges[key("goodspeed_drafter_token_seconds", **labels)] = 0.005
         for name, value in {
             "drafts": 10.0,
             "draft_tokens": 40.0,
             "expected_accepted_tokens": 30.0,
             "emitted_tokens": 30.0,
             "sequence_rounds": 10.0,
+            "plain_tokens": 6.0,
+            "late_tokens": 3.5,
+            "received_tokens": 50.0,
+            "draft_seconds": 0.4,
+            "cycle_seconds": 0.9,
         }.items():
             rates[key(f"{DECODE}{name}_total", **labels)] = value
     return Sample(rates, gauges)
@@ -83,6 +102,50 @@ def test_an_observation_holds_what_the_metrics_say():
     assert found.drafters.acceptance == pytest.approx([0.75, 0.75])
     assert found.drafters.sequences == pytest.approx([1, 1])
     assert found.drafters.goodput == pytest.approx([3, 3])
+    assert found.drafters.present == pytest.approx([0.9, 0.9])
+    assert found.cells.waits == pytest.approx([0.02, 0.02])
+    assert found.cells.overheads == pytest.approx([0.003, 0.003])
+    assert not found.barrier
+
+
+def test_how_drafts_come_is_told_apart_from_what_the_verifier_adds():
+    drafts = observe(cluster(), members(), sample(), now=100.0, window=30.0).drafters.drafts
+    # Of six plain tokens a second 3.5 overtook a draft; 2.5 cycles had none, beside ten that had one.
+    assert drafts.shares == pytest.approx([0.8, 0.8])
+    assert drafts.lengths == pytest.approx([5, 5])
+    assert drafts.seconds == pytest.approx([0.04, 0.04])
+    assert drafts.token_seconds == pytest.approx([0.005, 0.005])
+
+
+def test_of_a_drafter_without_drafts_the_link_is_known():
+    whole = sample()
+    rates = {name: 0.0 if name[0].startswith(DECODE) else rate for name, rate in whole.rates.items()}
+    drafts = observe(cluster(), members(), Sample(rates, whole.gauges), 100.0, 30.0).drafters.drafts
+    assert drafts.seconds == pytest.approx([0.025, 0.025])
+    assert drafts.shares == pytest.approx([1, 1])
+
+
+def test_what_a_pass_costs_is_known_of_sizes_that_this_interval_had_none_of():
+    def reading(small, large):
+        series = {}
+        for size, (count, seconds, tokens) in {"8": small, "64": large}.items():
+            labels = {"cell": "v-0", "size": size}
+            series[key("goodspeed_verifier_pass_seconds_count", **labels)] = count
+            series[key("goodspeed_verifier_pass_seconds_sum", **labels)] = seconds
+            series[key("goodspeed_verifier_pass_tokens_total", **labels)] = tokens
+        return series
+
+    once = (2.0, 0.4, 120.0)
+    passes = between(reading((10, 1.0, 60.0), once), reading((20, 1.5, 130.0), once), 10.0)
+    whole = sample()
+    rates = {name: rate for name, rate in whole.rates.items() if "pass" not in name[0]} | passes.rates
+    found = observe(cluster(), members(), Sample(rates, whole.gauges, passes.totals), 100.0, 30.0)
+    assert found.cells.curves[0].tokens == pytest.approx([7.0, 60.0])
+    assert found.cells.curves[0].seconds == pytest.approx([0.05, 0.2])
+
+
+def test_the_barrier_is_the_resources():
+    assert observe(cluster(verifier={"barrier": True}), members(), sample(), 100.0, 30.0).barrier
 
 
 def test_where_little_was_drafted_the_acceptance_is_the_verifiers_estimate():
@@ -135,9 +198,9 @@ def test_labels_of_a_scraper_are_left_out():
     assert chosen(reading) == {key(GAUGES[0], cell="v"): 1.0}
 
 
-def test_the_next_interval_lies_after_a_change_whatever_the_cooldown_says():
+def test_a_whole_interval_lies_between_a_change_and_the_figures_of_the_next_whatever_the_cooldown_says():
     limits = limits_of(cluster(rebalance={"cooldown": "0s"}).spec, 30.0)
-    assert 0.9 * 30 < limits.cooldown <= 30
+    assert 1.9 * 30 < limits.cooldown <= 60
 
 
 # A server's answers over HTTP, as httpx itself carries them.
@@ -176,7 +239,7 @@ async def test_queries_choose_the_cluster_in_its_namespace_or_without_one():
         return aged(1.0)(query)
 
     await read(answer)
-    assert len(asked) == 1 + len(RATES) + len(GAUGES)
+    assert len(asked) == 1 + len(RATES) + len(GAUGES) + len(TOTALS)
     assert all('{cluster="fleet",namespace=~"|models"}' in query for query in asked)
     assert sum("[30s]" in query for query in asked) == len(RATES)
 
