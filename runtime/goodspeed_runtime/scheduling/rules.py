@@ -21,8 +21,9 @@ class Rules:
         warm_up_rounds: Rounds that the ledger's sums leave out.
         every: Rounds between two moments of the curves; 0 draws none.
         grants_timing: The allocator is given draft and link times.
-        verifier_decodes: Who is granted nothing is decoded by the verifier at once; else, as in the paper, an
-            empty draft is waited for.
+        verifier_decodes: Who is granted nothing is decoded by the verifier at once, and whose draft is late
+            gets a token of its own; else, as in the paper, an empty draft is waited for too. Without a
+            barrier only.
         contention: By how many times its length a pass takes longer while everyone holds a grant; no
             allocator is told.
     """

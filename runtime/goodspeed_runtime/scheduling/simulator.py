@@ -58,6 +58,8 @@ class Cell:
         self._next_change = 0
         self._ready = np.asarray(clients.delay_seconds[self.rows], np.float64)
         self._granted = np.zeros(len(self.rows), np.int64)
+        # Of the drafts under way, what the verifier has not overtaken.
+        self._left = self._granted.copy()
         self._wait = 0.0
         self._costs: dict[int, float] = {}
         self._longest = max(min(int(clients.caps.max()), rules.budget), 1)
@@ -76,6 +78,7 @@ class Cell:
         place = int(np.searchsorted(self.rows, row))
         self.rows = np.insert(self.rows, place, row)
         self._granted = np.insert(self._granted, place, 0)
+        self._left = np.insert(self._left, place, 0)
         self._ready = np.insert(self._ready, place, self.now + self.clients.delay_seconds[row])
         self._gather()
 
@@ -84,6 +87,7 @@ class Cell:
         self._flush()
         others = self.rows != row
         self.rows, self._granted, self._ready = self.rows[others], self._granted[others], self._ready[others]
+        self._left = self._left[others]
         self._gather()
 
     def take_mean_price(self) -> float:
@@ -161,7 +165,9 @@ class Cell:
         ready = self._ready
         last = float(ready.max())
         start = max(self.now, last)
-        if not self.rules.barrier:
+        if self.rules.verifier_decodes:
+            start = min(start, self.now + self._wait)
+        elif not self.rules.barrier:
             start = min(start, max(self.now + self._wait, float(ready.min())))
         return start, self._everyone if start >= last else ready <= start
 
@@ -173,12 +179,21 @@ class Cell:
         began = self.now
         start, members = self._members()
         if members is self._everyone:
-            drafted = self._granted
+            drafted = self._left
             accepted, ratios = self._judge(drafted)
             committed = accepted + 1
             tokens = int(drafted.sum()) + len(drafted)
+        elif self.rules.verifier_decodes:
+            # Who is late gets a token of the verifier's own, which its draft agrees with or is lost.
+            tested = np.where(members, self._left, np.minimum(self._left, 1))
+            accepted, ratios = self._judge(tested)
+            committed = np.where(members, accepted + 1, 1)
+            agreed = np.where(accepted > 0, self._left - 1, 0)
+            self._left = np.where(members, self._left, agreed)
+            drafted = np.where(members, tested, 0)
+            tokens = int(drafted.sum()) + len(drafted)
         else:
-            drafted = np.where(members, self._granted, 0)
+            drafted = np.where(members, self._left, 0)
             accepted, ratios = self._judge(drafted)
             committed = np.where(members, accepted + 1, 0)
             tokens = int(drafted.sum()) + int(np.count_nonzero(members))
@@ -256,6 +271,7 @@ class Cell:
             self._wait = allocation.wait_seconds
         if members is self._everyone:
             self._granted = allocation.grants
+            self._left = self._granted.copy()
             self._ready = self.now + self._arrival(self._granted, members)
         else:
             grants = member_grants(
@@ -264,7 +280,7 @@ class Cell:
                 in_flight=self._granted,
                 budget=self.rules.budget,
             )
-            self._granted[members] = grants
+            self._granted[members] = self._left[members] = grants
             self._ready[members] = self.now + self._arrival(grants, members)
         return estimate, refinements
 

@@ -85,7 +85,7 @@ def rules(scenario: Scenario, case: Case, player: Player, utility: AlphaFair, ro
         warm_up_rounds=int(scenario.warm_up_share * rounds),
         every=max(rounds // _POINTS, 1) if scenario.cells is None else 0,
         grants_timing=by_the_second or (player.allocator == "best-fixed" and scenario.judged == "per-second"),
-        verifier_decodes=case.verifier_decodes,
+        verifier_decodes=case.verifier_decodes and not player.barrier,
         contention=case.contention,
     )
 

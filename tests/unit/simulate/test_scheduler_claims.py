@@ -111,16 +111,16 @@ def test_the_gain_over_the_best_fixed_length_grows_with_the_spread_of_acceptance
     assert gains[-1] > 0.12
 
 
-def test_with_stragglers_goodput_per_second_is_half_as_much_again_at_the_barriers_fairness():
+def test_with_stragglers_goodput_per_second_is_nearly_doubled_at_the_barriers_fairness():
     found = by_name(played("stragglers", only={"gradient, barrier", "per second, as fair", "per second"}))
     barrier, fair, free = (found[n] for n in ("gradient, barrier", "per second, as fair", "per second"))
-    assert fair.goodput_per_second > 1.5 * barrier.goodput_per_second
+    assert fair.goodput_per_second > 1.9 * barrier.goodput_per_second
     assert abs(fair.jain_index - barrier.jain_index) < 0.02
-    assert fair.min_goodput > barrier.min_goodput
-    assert free.goodput_per_second > 2 * barrier.goodput_per_second
-    # Why: the barrier's verifier waits for drafts nearly all the time.
-    assert barrier.waiting_share > 0.9
-    assert fair.waiting_share < 0.6
+    assert fair.min_goodput > 2 * barrier.min_goodput
+    assert free.goodput_per_second > 1.95 * barrier.goodput_per_second
+    # Why: the barrier's verifier waits for drafts most of the time; else it decodes whose draft is late.
+    assert barrier.waiting_share > 0.7
+    assert fair.waiting_share < 0.2
     assert free.waiting_share < 0.2
 
 
@@ -145,7 +145,7 @@ def test_whatever_the_stragglers_some_fairness_has_both_the_goodput_and_the_fair
     scenario = preset("stragglers")
     barrier = next(player for player in scenario.allocators if player.name == "gradient, barrier")
     fair = next(player for player in scenario.allocators if player.name == "per second, as fair")
-    several = [fair.model_copy(update={"name": str(f), "fairness": float(f)}) for f in (4, 6, 8)]
+    several = [fair.model_copy(update={"name": str(f), "fairness": float(f)}) for f in (2, 3, 6)]
     rows = compare(scenario.model_copy(update={"allocators": [barrier, *several]}), seed=seed).rows
     assert any(
         row.goodput_per_second > 1.5 * rows[0].goodput_per_second
