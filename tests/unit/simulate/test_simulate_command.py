@@ -120,8 +120,8 @@ def test_every_option_of_an_allocator_changes_what_it_does(tmp_path, change, fig
     def figures(player):
         mine = yaml.safe_load(preset_text("drift"))
         # A deadline matters where a draft may be worth a wait.
-        longest = 0.03 if "rescan" in change else 0.4
-        mine["cases"][0]["clients"][0]["delaySeconds"] = {"from": 0.01, "to": longest}
+        longest = 0.012 if "rescan" in change else 0.4
+        mine["cases"][0]["clients"][0]["delaySeconds"] = {"from": 0.001, "to": longest}
         mine["cases"][0]["budgetTokens"] = 14
         mine["allocators"], mine["baseline"] = [{"name": "it"} | player], "it"
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
