@@ -35,6 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from emulation.arms import ARMS, CONTINUOUS, NETWORKS, PLAIN, SPREAD, synthetic
+from emulation.echo import KINDS, frame_seconds
 from emulation.fleet import Result
 from emulation.load import idle_bytes, measure
 from emulation.network import Namespace, Way
@@ -212,11 +213,19 @@ async def overhead(seconds: float, step: Callable[[], None], report: Report) -> 
     """The verifier's own cost; its process is measured, and this one waits."""
     figures = await asyncio.to_thread(measure, 64, 8, 2048, seconds=seconds)
     step()
+    frames = figures.pop("committed_per_frame")
+    for kind in KINDS:
+        spent = await asyncio.to_thread(frame_seconds, kind, 64, 8, seconds=seconds)
+        figures[f"echo_{kind}_us"] = 1e6 * spent / frames
+        step()
     idle = await asyncio.to_thread(idle_bytes, 2048)
     step()
     note = (
         "cpu: user and system time of the verifier's process, all threads, per committed token; own: less "
-        "the synthetic passes and their verification; 4 draft tokens a sequence, acceptance 0.8"
+        "the synthetic passes and their verification, of which rounds, loop and grpc are those of the "
+        "rounds' thread, of the event loop's and of gRPC's own; echo: of a server that answers each frame "
+        "at once from prepared bytes, for as many tokens a frame; early: verdicts that are the verifier's "
+        "own token ahead of a draft; ms between a user's tokens; 4 draft tokens a sequence, acceptance 0.8"
     )
     report.table("overhead", [figures | {"idle_sequence_bytes": idle}], note)
 
@@ -304,7 +313,7 @@ PARTS = {
     "straggler": (straggler, 3),
     "wire": (wire, 6),
     "options": (options, 2 * len(VARIANTS)),
-    "overhead": (overhead, 2),
+    "overhead": (overhead, 4),
     "plain": (plain, len(MACHINES) * len(ACCEPTANCES) * len(SEQUENCES)),
     "smollm2": (on_smollm2, len(ARMS)),
     "namespaces": (namespaces, 6),

@@ -20,12 +20,12 @@ VARIANTS: dict[str, list[tuple[str, int]]] = {
 @contextlib.contextmanager
 def transport(variant: str) -> Iterator[None]:
     """Both ends use a variant while the block runs; of an option named twice the last counts."""
-    kept = [list(link._OPTIONS), list(server._OPTIONS)]
+    kept = [list(link._OPTIONS), list(server.OPTIONS)]
     more = VARIANTS[variant]
     names = {name for name, _ in more}
-    for options in (link._OPTIONS, server._OPTIONS):
+    for options in (link._OPTIONS, server.OPTIONS):
         options[:] = [option for option in options if option[0] not in names] + more
     try:
         yield
     finally:
-        link._OPTIONS[:], server._OPTIONS[:] = kept
+        link._OPTIONS[:], server.OPTIONS[:] = kept

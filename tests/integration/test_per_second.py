@@ -42,8 +42,7 @@ async def test_nothing_is_drafted_when_nothing_drafted_stands(make_cell, greedy)
     async with cell.peer() as peer:
         answer, grants = await follow(peer, 1, truth, delay=0.02, wrong=True)
     assert answer == truth
-    # Now and then a draft is tried again; on a busy machine, whose passes seem dear, more often.
-    assert sum(grants[20:]) < 0.4 * len(grants[20:])
+    assert sum(grants[20:]) < 0.2 * len(grants[20:])
 
 
 async def test_a_quick_drafter_does_not_wait_for_a_slow_one(make_cell, greedy):

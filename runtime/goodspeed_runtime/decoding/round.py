@@ -29,7 +29,7 @@ SHORT_TOKENS = 32
 _LENGTH_STEP = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """Consecutive tokens of one sequence that a round feeds to the model.
 

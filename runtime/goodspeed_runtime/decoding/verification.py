@@ -48,7 +48,7 @@ class Draft(Protocol):
         """``[sum of sizes]``, positive."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One sequence's draft to be verified.
 

@@ -32,7 +32,7 @@ class View:
         expected: float64 `[n]`, tokens that a round with that draft commits for its sequence, bonus included.
         acceptance: float64 `[n]`, of a drafted token.
         pass_seconds: of the next pass.
-        token_seconds: that one more token adds to it.
+        token_seconds: that one more sequence's own token adds to the round, in the pass and beside it.
         since_round: seconds since the last round's verdicts went out.
         chosen: seconds after those verdicts past which the scheduler waits for no draft; None where it has
             not chosen.

@@ -6,7 +6,9 @@ Tokens of a sequence that was preempted are fed again like those of a prompt.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from operator import attrgetter
 
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.verification import Request
@@ -22,12 +24,14 @@ class Work:
         sequence: whose.
         segment: the tokens to feed.
         request: what to verify; None for a prefill that goes on.
+        drafted: ids of the draft that is verified.
         overtakes: a draft of the sequence is still out.
     """
 
     sequence: Sequence
     segment: Segment
     request: Request | None
+    drafted: Many[int] = ()
     overtakes: bool = False
 
 
@@ -40,18 +44,20 @@ def agenda(live: Iterable[Sequence], joining: Collection[Sequence], limit: Prefi
         limit: what prompts may cost.
     """
     work, prompts = [], []
-    for sequence in sorted(live, key=lambda each: each.arrived):
+    for sequence in sorted(live, key=attrgetter("arrived")):
         if sequence.filling:
             prompts.append(sequence)
             continue
-        awaited = sequence.awaited
+        draft = sequence.draft
+        awaited = draft is None and sequence.grant > 0
         if awaited and sequence not in joining:
             continue
         at = len(sequence.tokens)
-        draft = sequence.draft or NOTHING
-        tokens = [sequence.tokens[-1], *draft.tokens.tolist()]
-        request = Request(at, draft, sequence.sampling)
-        work.append(Work(sequence, Segment(sequence.slot, at - 1, tokens, len(tokens)), request, awaited))
+        drafted: list[int] = [] if draft is None else draft.tokens.tolist()
+        tokens = [sequence.tokens[-1], *drafted]
+        request = Request(at, NOTHING if draft is None else draft, sequence.sampling)
+        segment = Segment(sequence.slot, at - 1, tokens, len(tokens))
+        work.append(Work(sequence, segment, request, drafted, awaited))
     if prompts:
         work += _chunks(foremost(prompts), limit.room(sum(len(item.segment.tokens) for item in work)))
     return work

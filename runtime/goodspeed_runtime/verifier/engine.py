@@ -47,6 +47,9 @@ SWITCH_SECONDS = 0.0005
 _LATER = 0.25
 """A draft that should have come is expected after this share of the time that it has taken already."""
 
+_OWN_STEP = 0.1
+"""Of the mean of what a sequence in a round costs beside the pass."""
+
 
 class Engine:
     """The compute thread.
@@ -81,6 +84,7 @@ class Engine:
         self._last_tokens = 1
         self._unbooked: Callable[[], None] | None = None
         self._device_computes = model.device.type == "cuda"
+        self._own_seconds = 0.0
         self.failed = threading.Event()
         for account in self._grants.tenants.values():
             ledger.add_tenant(account)
@@ -88,8 +92,9 @@ class Engine:
 
     def start(self) -> None:
         """Starts the rounds."""
-        # The event loop sends what a round has come to while the next one is prepared.
-        sys.setswitchinterval(SWITCH_SECONDS)
+        if self._device_computes:
+            # The event loop sends what a round has come to while the next one is prepared.
+            sys.setswitchinterval(SWITCH_SECONDS)
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
@@ -219,7 +224,7 @@ class Engine:
             expected=np.array([sequence.expected for sequence in out]),
             acceptance=np.array([sequence.acceptance for sequence in out]),
             pass_seconds=cost.at(self._last_tokens),
-            token_seconds=cost.slope(self._last_tokens),
+            token_seconds=cost.slope(self._last_tokens) + self._own_seconds,
             since_round=now - self._last_round,
             chosen=self._wait_seconds,
         )
@@ -230,6 +235,7 @@ class Engine:
         settings = self._settings
         limit = PrefillLimit(settings.prefill_chunk_tokens, settings.prefill_share, self._grants.passes())
         work = self._under_way = agenda(live, self._joining, limit)
+        prepared = time.monotonic()
         logits = self._model.forward([item.segment for item in work])
         judged = [item for item in work if item.request is not None]
         requests = [item.request for item in judged if item.request is not None]
@@ -252,6 +258,8 @@ class Engine:
                 item.sequence.fed(item.segment.start + len(item.segment.tokens), computed)
                 self._ledger.prompt_tokens("computed", len(item.segment.tokens))
         outcomes = Outcomes.of(self._commit(judged, verdicts, replies, computed))
+        own = (prepared - started + time.monotonic() - computed) / len(work)
+        self._own_seconds += _OWN_STEP * (own - self._own_seconds)
         active = [sequence for sequence in self._roster.live() if not sequence.filling]
         self._grants.learn(outcomes, active, times)
         self._regrant(active, judged, replies)
@@ -285,7 +293,7 @@ class Engine:
 
     def _commit(self, judged: list[Work], verdicts: Verdicts, replies: Replies, now: float) -> list[Row]:
         outcomes = []
-        context = self._settings.max_context_tokens
+        context, lengths = self._settings.max_context_tokens, self._model.lengths
         columns = (verdicts.accepted.tolist(), verdicts.next_tokens.tolist(), verdicts.soft_ratios.tolist())
         for item, accepted, token, ratio in zip(judged, *columns, strict=True):
             sequence = item.sequence
@@ -293,38 +301,27 @@ class Engine:
                 self._spoilt(sequence, "the target's logits were not finite")
                 continue
             if sequence.opened:
-                outcomes.append(self._answer(item, accepted, token, ratio, replies, now))
-                self._model.lengths[sequence.slot] = len(sequence.tokens) - 1
+                answered, idle = sequence.draft is not None, not sequence.grant
+                drafted = item.drafted
+                result = commit_verdict(
+                    sequence, drafted, accepted, token, context, replies, overtakes=item.overtakes
+                )
+                clients = (sequence.client.row, sequence.account.row)
+                came = (len(drafted), ratio, result.count, result.accepted)
+                cycle = max(0.0, now - sequence.granted)
+                if answered:
+                    seconds = max(0.0, sequence.arrived - sequence.granted)
+                    times = (sequence.sent, seconds, sequence.held_seconds, cycle, False)
+                else:
+                    times = (UNANSWERED, 0.0, 0.0, cycle if idle else 0.0, idle)
+                outcomes.append((*clients, *came, *times))
+                lengths[sequence.slot] = len(sequence.tokens) - 1
             else:
-                commit_first(sequence, token, context, replies)
+                result = commit_first(sequence, token, context, replies)
                 self._ledger.first_token(sequence)
-            if replies.finished(sequence):
+            if result.finish is not None:
                 self._roster.forget(sequence)
         return outcomes
-
-    def _answer(
-        self, item: Work, accepted: int, token: int, ratio: float, replies: Replies, now: float
-    ) -> Row:
-        sequence = item.sequence
-        answered, idle = sequence.draft is not None, not sequence.grant
-        context = self._settings.max_context_tokens
-        drafted = list(item.segment.tokens[1:])
-        result = commit_verdict(
-            sequence, drafted, accepted, token, context, replies, overtakes=item.overtakes
-        )
-        return (
-            sequence.client.row,
-            sequence.account.row,
-            len(drafted),
-            ratio,
-            result.count,
-            result.accepted,
-            sequence.sent if answered else UNANSWERED,
-            max(0.0, sequence.arrived - sequence.granted) if answered else 0.0,
-            sequence.held_seconds if answered else 0.0,
-            max(0.0, now - sequence.granted) if answered or idle else 0.0,
-            idle and not answered,
-        )
 
     def _regrant(self, active: list[Sequence], judged: list[Work], replies: Replies) -> None:
         if not active:

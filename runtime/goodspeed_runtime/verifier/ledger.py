@@ -1,7 +1,7 @@
 """Books what rounds come to: the verifier's metrics.
 
 The compute thread adds a round to arrays, all drafters at once. The series are
-written from them several times a second and before they are read.
+written from them before they are read: a round costs the same whether anybody looks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from prometheus_client import Counter, Gauge
 from goodspeed_runtime.metrics import VerifierMetrics, pass_size
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.verifier.grants import Figures, Grants
-from goodspeed_runtime.verifier.outcomes import Outcomes
+from goodspeed_runtime.verifier.outcomes import Floats, Outcomes
 from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 
 WINDOW_SECONDS = 5.0
 """Over which tokens per second are counted."""
-BOOKING_SECONDS = 0.25
-"""Series are brought up to date so often, and whenever somebody looks at them."""
+_MARK_SECONDS = 0.25
+"""Counts of the window's beginning and end are kept so often."""
 (
     _DRAFTS, _DRAFTED, _RATIO, _ACCEPTED, _EMITTED, _FIRST, _PLAIN, _GRANTED, _UNDER_WAY, _ROUNDS,
     _LATE, _RECEIVED, _SECONDS, _CYCLES,
@@ -46,7 +46,6 @@ class _Series:
     round_trip: Gauge
     token_seconds: Gauge
     positions: list[Counter] = field(default_factory=list)
-    recent: deque[tuple[float, int]] = field(default_factory=deque)
 
 
 class Ledger:
@@ -76,7 +75,9 @@ class Ledger:
         self._stood = np.zeros((0, max(settings.max_draft_tokens, 1) + 1), dtype=np.int64)
         self._lock = threading.Lock()
         self._grants: Grants | None = None
-        self._booked = 0.0
+        self._committed = np.zeros(0)
+        self._marks: deque[tuple[float, Floats]] = deque()
+        self._latest = 0.0
         metrics.registry.update = self.book
         self._received = metrics.received_bytes.labels(*self._cell)
         self._sent = metrics.sent_bytes.labels(*self._cell)
@@ -112,12 +113,8 @@ class Ledger:
         """Starts a drafter's series; it has its row."""
         metrics, labels = self._metrics, self._labels(client)
         metrics.add_client(labels)
-        if client.row >= len(self._series):
-            self._series += [None] * (client.row + 16 - len(self._series))
-            more = len(self._series) - self._pages.shape[1]
-            self._pages = np.pad(self._pages, ((0, 0), (0, more)))
-            self._stood = np.pad(self._stood, ((0, more), (0, 0)))
-        self._pages[:, client.row] = self._stood[client.row] = 0
+        with self._lock:
+            self._start(client.row)
         series = self._series[client.row] = _Series(
             client,
             labels,
@@ -128,6 +125,18 @@ class Ledger:
             metrics.token_seconds.labels(*labels),
         )
         self._watch(series)
+
+    def _start(self, row: int) -> None:
+        if row >= len(self._series):
+            self._series += [None] * (row + 16 - len(self._series))
+            more = len(self._series) - self._pages.shape[1]
+            self._pages = np.pad(self._pages, ((0, 0), (0, more)))
+            self._stood = np.pad(self._stood, ((0, more), (0, 0)))
+            self._committed = np.pad(self._committed, (0, more))
+            self._marks = deque((when, np.pad(counts, (0, more))) for when, counts in self._marks)
+        self._pages[:, row] = self._stood[row] = self._committed[row] = 0
+        for _, counts in self._marks:
+            counts[row] = 0
 
     def remove(self, client: Client) -> None:
         """Ends a drafter's series."""
@@ -162,6 +171,7 @@ class Ledger:
         """A prefill has given a token."""
         with self._lock:
             self._pages[[_FIRST, _EMITTED], sequence.client.row] += 1
+            self._committed[sequence.client.row] += 1
         if sequence.account in self._tenants:
             self._tenants[sequence.account] += 1
 
@@ -217,8 +227,7 @@ class Ledger:
         with self._lock:
             self._grants = grants
             self._add(outcomes)
-        if time.monotonic() - self._booked > BOOKING_SECONDS:
-            self.book()
+            self._mark(time.monotonic())
 
     def _book_tenants(self, outcomes: Outcomes, grants: Grants) -> None:
         metrics = self._metrics
@@ -249,7 +258,9 @@ class Ledger:
         pages[_RECEIVED] += np.bincount(theirs, outcomes.sent[answered], size)
         pages[_SECONDS] += np.bincount(theirs, outcomes.draft_seconds[answered], size)
         pages[_CYCLES] += np.bincount(outcomes.clients, outcomes.cycle_seconds, size)
-        pages[_EMITTED] += np.bincount(outcomes.clients, outcomes.committed, size)
+        committed = np.bincount(outcomes.clients, outcomes.committed, size)
+        pages[_EMITTED] += committed
+        self._committed += committed
         width = self._stood.shape[1]
         places = theirs * width + accepted
         self._stood += np.bincount(places, minlength=size * width).reshape(size, width)
@@ -261,7 +272,6 @@ class Ledger:
                 return
             rows = np.flatnonzero(self._pages.any(axis=0))
             acceptance, trips, token_seconds = self._grants.estimates(rows)
-            self._booked = now = time.monotonic()
             series = [self._series[row] for row in rows.tolist()]
             goodput = self._grants.goodput([each.client.account for each in series if each is not None])
             # Whoever had a tokens accepted had one at each of the first a positions.
@@ -271,7 +281,7 @@ class Ledger:
                 series, zip(*(column.tolist() for column in columns), strict=True), strict=True
             ):
                 assert each is not None
-                self._write(each, page, passed, means, now)
+                self._write(each, page, passed, means)
             self._pages[:] = 0
             self._stood[:] = 0
             if (trial := self._grants.trial) is not None:
@@ -281,9 +291,7 @@ class Ledger:
                 self._trial_seconds.inc(tried - self._tried)
                 self._tried = tried
 
-    def _write(
-        self, series: _Series, page: list[float], passed: list[int], means: list[float], now: float
-    ) -> None:
+    def _write(self, series: _Series, page: list[float], passed: list[int], means: list[float]) -> None:
         for counter, count in zip(series.counters, page, strict=True):
             if count:
                 counter.inc(count)
@@ -295,9 +303,6 @@ class Ledger:
                 series.positions.append(self._metrics.accepted_per_position.labels(*labels))
             series.positions[position].inc(count)
         if page[_EMITTED]:
-            series.recent.append((now, int(page[_EMITTED])))
-            while series.recent[0][0] < now - WINDOW_SECONDS:
-                series.recent.popleft()
             for gauge, mean in zip(
                 (series.acceptance, series.round_trip, series.goodput, series.token_seconds),
                 means,
@@ -305,19 +310,36 @@ class Ledger:
             ):
                 gauge.set(mean)
 
+    def _mark(self, now: float) -> None:
+        """Remembers what has been committed until now, and what had been when the window began."""
+        marks, self._latest = self._marks, now
+        if not marks or now - marks[-1][0] >= _MARK_SECONDS:
+            marks.append((now, self._committed.copy()))
+            while len(marks) > 1 and marks[1][0] <= now - WINDOW_SECONDS:
+                marks.popleft()
+
+    def _per_second(self, row: int) -> float:
+        """Tokens a second that a drafter got over the window."""
+        since = time.monotonic() - WINDOW_SECONDS
+        with self._lock:
+            if self._latest <= since:
+                return 0.0
+            before = 0.0
+            for when, counts in self._marks:
+                if when > since:
+                    break
+                before = float(counts[row])
+            return (float(self._committed[row]) - before) / WINDOW_SECONDS
+
     def _watch(self, series: _Series) -> None:
         """Gauges that must stay true while no round runs are read off the client when scraped."""
-        client, labels, recent = series.client, series.labels, series.recent
-
-        def per_second() -> float:
-            since = time.monotonic() - WINDOW_SECONDS
-            return sum(count for when, count in list(recent) if when >= since) / WINDOW_SECONDS
+        client, labels = series.client, series.labels
 
         def live() -> list[Sequence]:
             return list(client.sequences.values())
 
         metrics = self._metrics
-        metrics.goodput_second.labels(*labels).set_function(per_second)
+        metrics.goodput_second.labels(*labels).set_function(lambda: self._per_second(client.row))
         metrics.grant.labels(*labels).set_function(lambda: sum(s.grant for s in live()))
         metrics.active_sequences.labels(*labels).set_function(lambda: sum(s.slot >= 0 for s in live()))
         metrics.queue_length.labels(*labels).set_function(lambda: sum(s.slot < 0 for s in live()))

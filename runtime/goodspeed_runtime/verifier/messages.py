@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -181,22 +180,9 @@ def check_drafts(
 
     Where no draft brings distributions all are looked at together.
     """
-    packed = [message.tokens for message in messages]
-    sizes = [len(tokens) for tokens in packed]
-    ends = list(accumulate(size // TOKEN_BYTES for size in sizes))
-    plain = not any(
-        message.support_sizes or message.support_ids or message.support_weights for message in messages
-    )
-    whole = not any(size % TOKEN_BYTES for size in sizes)
-    keys = [message.sequence for message in messages]
-    if plain and whole and all(keys) and max(sizes, default=0) <= max_draft_tokens * TOKEN_BYTES:
-        tokens = unpack_tokens(b"".join(packed))
-        if not tokens.size or int(tokens.max()) < model_ids:
-            blocks = DraftBlock.point_masses(tokens).split(ends)
-            return [
-                Arrival(key, message.position, block, message.held_us / 1e6)
-                for key, message, block in zip(keys, messages, blocks, strict=True)
-            ], []
+    arrivals = _check_plain(messages, model_ids, max_draft_tokens)
+    if arrivals is not None:
+        return arrivals, []
     arrivals, refusals = [], []
     for message in messages:
         try:
@@ -206,6 +192,34 @@ def check_drafts(
         else:
             arrivals.append(Arrival(message.sequence, message.position, draft, message.held_us / 1e6))
     return arrivals, refusals
+
+
+def _check_plain(messages: Many[pb.Draft], model_ids: int, max_draft_tokens: int) -> list[Arrival] | None:
+    """Drafts without distributions, together; None where one of them must be looked at on its own."""
+    packed, ends, end = [], [], 0
+    most = max_draft_tokens * TOKEN_BYTES
+    for message in messages:
+        tokens = message.tokens
+        size = len(tokens)
+        if (
+            size > most
+            or size % TOKEN_BYTES
+            or not message.sequence
+            or message.support_sizes
+            or message.support_ids
+            or message.support_weights
+        ):
+            return None
+        end += size // TOKEN_BYTES
+        packed.append(tokens)
+        ends.append(end)
+    ids = unpack_tokens(b"".join(packed))
+    if end and int(ids.max()) >= model_ids:
+        return None
+    return [
+        Arrival(message.sequence, message.position, block, message.held_us / 1e6)
+        for message, block in zip(messages, DraftBlock.point_masses(ids).split(ends), strict=True)
+    ]
 
 
 def check_draft(message: pb.Draft, model_ids: int, max_draft_tokens: int) -> DraftBlock:

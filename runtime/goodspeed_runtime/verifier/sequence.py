@@ -161,12 +161,12 @@ class Sequence:
         """
         overtaken = len(self.tokens) - position
         self.sent = len(draft)
-        if self.set_aside or (
-            overtaken and self.tokens[position:] != compact(draft.tokens[:overtaken].tolist())
-        ):
+        if not overtaken and not self.set_aside:
+            self.draft = draft
+        elif self.set_aside or self.tokens[position:] != compact(draft.tokens[:overtaken].tolist()):
             self.draft = NOTHING
         else:
-            self.draft = draft.part(overtaken, len(draft)) if overtaken else draft
+            self.draft = draft.part(overtaken, self.sent)
 
     def sit_down(self, slot: int, filled: int, now: float) -> None:
         """It has got a slot, in which so many of its tokens are already."""

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Speculation"].full_name
 LARGEST_FRAME_BYTES = 16 << 20
 MOST_STREAMS = 4096
-_OPTIONS = [
+OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_FRAME_BYTES),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
     # A drafter that vanished without a word is noticed in some seven seconds.
@@ -57,7 +57,7 @@ class SpeculationServer(pb_grpc.SpeculationServicer):  # type: ignore[misc]
         self._empty = asyncio.Event()
         self._empty.set()
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS)
         pb_grpc.add_SpeculationServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

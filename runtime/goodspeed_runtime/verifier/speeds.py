@@ -8,6 +8,7 @@ by its own clock; the rest was the round trip.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 import numpy.typing as npt
@@ -94,11 +95,13 @@ class Speeds:
             return
         held = np.minimum(arrivals.held, arrivals.seconds)
         self._held.update(arrivals.rows, arrivals.sent, held)
+        trips = self._trips.tolist()
         for row, trip in zip(arrivals.rows.tolist(), (arrivals.seconds - held).tolist(), strict=True):
-            old = self._trips[row]
+            old = trips[row]
             # A pause of the network must not look like a longer way, nor its end take long to show.
             step = 0.5 if trip < old / 2 else _TRIP_STEP
-            self._trips[row] = trip if np.isnan(old) else old + step * (min(trip, 3 * old + 0.005) - old)
+            trips[row] = trip if isnan(old) else old + step * (min(trip, 3 * old + 0.005) - old)
+        self._trips[:] = trips
 
     def goodput(self, rows: Integers) -> Floats:
         """X of accounts in tokens per second, float64 `[m]`."""

@@ -9,11 +9,7 @@ from goodspeed_runtime.decoding.commitment import Commitment, FinishReason, comm
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.verifier.sequence import Client, Sequence
 
-_FINISH: dict[FinishReason | None, pb.Finish] = {
-    None: pb.FINISH_NONE,
-    "stop": pb.FINISH_STOP,
-    "length": pb.FINISH_LENGTH,
-}
+_FINISH: dict[FinishReason, pb.Finish] = {"stop": pb.FINISH_STOP, "length": pb.FINISH_LENGTH}
 _MOST_US = (1 << 32) - 1
 
 Reply = pb.Opened | pb.Verdict
@@ -38,32 +34,31 @@ class Replies:
         """Keeps the answer to ``sequence``, which is in its client's frame, for its grant."""
         self._replies[sequence] = reply
 
-    def finished(self, sequence: Sequence) -> bool:
-        """Whether the answer ends the sequence."""
-        return self._replies[sequence].finish != pb.FINISH_NONE
-
     def grant(self, sequence: Sequence, least_chance: float) -> None:
         """Puts the sequence's new grant into its answer, and from what chance on a token is worth it."""
-        if sequence.grant:
+        if grant := sequence.grant:
             reply = self._replies[sequence]
-            reply.grant = sequence.grant
-            reply.least_chance = int(100 * least_chance)
+            reply.grant = grant
+            if percent := int(100 * least_chance):
+                reply.least_chance = percent
 
     def frames(self) -> Iterable[tuple[Client, pb.VerifierFrame]]:
         """One frame for each client that has answers."""
         return self._frames.items()
 
 
-def commit_first(sequence: Sequence, token: int, max_context: int, replies: Replies) -> None:
+def commit_first(sequence: Sequence, token: int, max_context: int, replies: Replies) -> Commitment:
     """Commits the token that the prefill itself gives."""
     position = len(sequence.tokens)
     outcome = commit([], 0, token, stop_tokens=sequence.stop_tokens, room=sequence.room(max_context))
     sequence.tokens.append(token)
     sequence.opened = True
     sequence.grant = 0
-    opened = replies.frame(sequence.client).opened
-    finish = _FINISH[outcome.finish]
-    replies.add(sequence, opened.add(sequence=sequence.key, position=position, token=token, finish=finish))
+    opened = replies.frame(sequence.client).opened.add(sequence=sequence.key, position=position, token=token)
+    if outcome.finish is not None:
+        opened.finish = _FINISH[outcome.finish]
+    replies.add(sequence, opened)
+    return outcome
 
 
 def commit_verdict(
@@ -80,23 +75,28 @@ def commit_verdict(
 
     A draft that is still out stays granted; one that was answered is spent.
     """
-    position = len(sequence.tokens)
+    tokens = sequence.tokens
+    position = len(tokens)
     outcome = commit(
         drafted, accepted, token, stop_tokens=sequence.stop_tokens, room=sequence.room(max_context)
     )
-    if outcome.accepted:
-        sequence.tokens.extend(drafted[: outcome.accepted])
-    if outcome.next_token is not None:
-        sequence.tokens.append(outcome.next_token)
+    stands, last = outcome.accepted, outcome.next_token
+    if stands:
+        tokens.extend(drafted[:stands])
+    if last is not None:
+        tokens.append(last)
     verdict = replies.frame(sequence.client).verdicts.add(
         sequence=sequence.key,
         position=position,
-        accepted=outcome.accepted,
-        next_token=outcome.next_token,
-        has_next_token=outcome.next_token is not None,
-        finish=_FINISH[outcome.finish],
-        draft_awaited=overtakes,
+        accepted=stands,
+        next_token=last,
+        has_next_token=last is not None,
     )
+    # What is not said costs nothing, neither here nor on the wire.
+    if outcome.finish is not None:
+        verdict.finish = _FINISH[outcome.finish]
+    if overtakes:
+        verdict.draft_awaited = True
     replies.add(sequence, verdict)
     if not overtakes:
         sequence.draft = None

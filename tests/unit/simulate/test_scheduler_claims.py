@@ -221,12 +221,11 @@ def seconds(work, repeat):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "alike", "far apart", "half worthless"])
 def test_a_million_clients_take_a_tenth_of_a_second_on_one_core_and_sixty_four_fifty_microseconds(kind):
-    """Or what the machine needs for so many of NumPy's own calls: not every machine is a quick one."""
+    """The microseconds, or what the machine needs for so many of NumPy's own calls: not all are quick."""
     drawn = benchmark("scheduler").drawn
     million, few = drawn(1_000_000, kind), drawn(64, kind)
-    large, small = million["goodput"], few["goodput"]
-    call = seconds(lambda: [np.cumsum(large) for _ in range(10)], 6) / 10
-    assert seconds(lambda: GradientAllocator().allocate(**million, budget=4_000_000), 6) < max(0.1, 15 * call)
+    small = few["goodput"]
+    assert seconds(lambda: GradientAllocator().allocate(**million, budget=4_000_000), 6) < 0.1
     many = seconds(lambda: [GradientAllocator().allocate(**few, budget=256) for _ in range(2000)], 6)
     calls = seconds(lambda: [(np.sort(small), np.cumsum(small), small + 1.0) for _ in range(2000)], 6)
     assert many < max(2000 * 50e-6, 60 * calls)

@@ -13,6 +13,7 @@ from goodspeed_runtime.models.uri import ModelURI
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.protocol.wire import DraftBlock
 from goodspeed_runtime.scheduling.timing import VerificationCost
+from goodspeed_runtime.verifier import engine as engine_module
 from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import Arrival
@@ -52,6 +53,17 @@ class Mailbox:
             return not self._changed.wait_for(lambda: self._frames, seconds)
 
 
+class Watched(WhatArrived):
+    """Remembers what it was asked."""
+
+    def __init__(self):
+        self.views = []
+
+    def decide(self, view):
+        self.views.append(view)
+        return super().decide(view)
+
+
 class Bench:
     """An engine of its own with one client."""
 
@@ -59,6 +71,7 @@ class Bench:
         self.model, self.monkeypatch = model, monkeypatch
         settings = VerifierSettings(name="bench", max_context_tokens=64, max_sequences=4, **settings)
         self.ledger = Ledger(VerifierMetrics(), settings)
+        self.admission = admission
         self.engine = Engine(model, settings, self.ledger, admission)
         self.mail = Mailbox()
         self.client = Client("client", "pool", Account("client", 1.0), longest_draft, self.mail)
@@ -108,7 +121,7 @@ def make(model, monkeypatch):
 
 @pytest.fixture
 def bench(make):
-    return make(WhatArrived())
+    return make(Watched())
 
 
 def test_with_a_barrier_nobody_is_served_while_a_draft_is_out(make):
@@ -214,3 +227,23 @@ def test_logits_that_are_not_finite_end_their_own_sequence_and_leave_a_clean_slo
     assert bench.mail.take().verdicts[0].has_next_token
     bench.open(3)
     assert bench.mail.take().opened[0].token == opened[1].token
+
+
+def test_what_a_sequence_costs_the_host_is_part_of_what_a_token_of_its_own_costs(bench):
+    real = engine_module.commit_verdict
+
+    def slowly(*positional, **named):
+        time.sleep(0.02)
+        return real(*positional, **named)
+
+    bench.monkeypatch.setattr(engine_module, "commit_verdict", slowly)
+    bench.open(1)
+    place = bench.mail.take().opened[0].position + 1
+    before = bench.admission.views[-1].token_seconds
+    for _ in range(20):
+        bench.draft(1, place)
+        bench.mail.take()
+        place += 1
+    bench.open(2)
+    bench.mail.take()
+    assert bench.admission.views[-1].token_seconds > before + 0.01
