@@ -31,7 +31,7 @@ def test_the_last_token_granted_is_worth_its_budget_and_one_more_would_not_be(bu
     grants = Grants(VerifierSettings("cell", budget_tokens=budget, max_draft_tokens=CAP))
     active = sequences(grants, weights)
     figures = grants.grant(active, [True] * len(active), 0.0)
-    acceptance, _ = grants.estimates(np.array([each.client.row for each in active]))
+    acceptance, *_ = grants.estimates(np.array([each.client.row for each in active]))
     for each, alpha, least in zip(active, acceptance, figures.least_chance, strict=True):
         assert each.grant == 0 or alpha**each.grant >= least - 1e-9
         assert each.grant == CAP or alpha ** (each.grant + 1) <= least + 1e-9
