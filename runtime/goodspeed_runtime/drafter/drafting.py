@@ -155,20 +155,20 @@ class Drafting:
             self._send_frame(frame)
 
     def _put(self, answer: Answer, job: Job, draft: Draft, known: int, frame: pb.DrafterFrame) -> None:
-        """Puts a draft into a frame, less what the verifier has overtaken; if that is all, it is redone.
+        """Puts a draft into a frame, less what the verifier has overtaken; if that is all, an empty one.
 
-        ``known`` of its tokens were drafted ahead.
+        Drafting it again would be a race that the slower side goes on losing, and whether a further draft is
+        worth it is for the verifier to say. ``known`` of its tokens were drafted ahead.
         """
         overtaken = len(answer.tokens) - len(job.tokens)
         tokens = draft.block.tokens.tolist()
         grant = answer.grant
         assert grant is not None
-        if overtaken and (overtaken >= len(tokens) or tokens[:overtaken] != answer.tokens[len(job.tokens) :]):
-            self._work.set()
-            return
+        agrees = tokens[:overtaken] == answer.tokens[len(job.tokens) :]
+        first = overtaken if agrees else len(tokens)
         now = time.monotonic()
-        block = draft.block.part(overtaken, len(tokens))
-        answer.flight = Flight(tokens[overtaken:], draft.confidence[overtaken:], now)
+        block = draft.block.part(first, len(tokens))
+        answer.flight = Flight(tokens[first:], draft.confidence[first:], now)
         answer.grant = None
         packed, sizes, ids, weights = pack_draft(block)
         frame.drafts.append(

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import llama
 
 from eager_steps import EagerSteps
 from goodspeed_runtime.decoding.bursts import MOST_TOKENS, Bursts, Wish
@@ -15,6 +14,7 @@ from goodspeed_runtime.decoding.packed import PackedModel
 from goodspeed_runtime.decoding.proposing import Rule, propose, propose_coupled
 from goodspeed_runtime.decoding.round import Segment
 from goodspeed_runtime.decoding.sampling import Sampling
+from tiny_llama import llama
 
 VOCABULARY, SLOTS, CONTEXT, SUPPORT = 30, 5, 64, 6
 MODULE = llama(vocabulary=VOCABULARY).module

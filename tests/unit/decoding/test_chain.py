@@ -7,7 +7,6 @@ import pytest
 import torch
 from drafts import block_of, nothing, through_the_wire
 from exact import FALSE_ALARM, distribution, p_value
-from tiny import llama
 
 from goodspeed_runtime.decoding.packed import PackedModel, Segment
 from goodspeed_runtime.decoding.proposing import propose
@@ -15,6 +14,7 @@ from goodspeed_runtime.decoding.reference import Reference
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.protocol.wire import DraftBlock
+from tiny_llama import llama
 
 VOCABULARY = 6
 PROMPT = [1, 4, 2]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, build
-from tiny import llama
 
 from goodspeed_runtime.decoding.coupling import verify_coupled
 from goodspeed_runtime.decoding.noise import uniform, uniform_tensor
@@ -16,6 +15,7 @@ from goodspeed_runtime.decoding.proposing import propose
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.protocol.wire import DraftBlock
+from tiny_llama import llama
 
 pytestmark = [
     pytest.mark.gpu,

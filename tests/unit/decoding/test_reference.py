@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import llama
 
 from goodspeed_runtime.decoding.reference import Reference
+from tiny_llama import llama
 
 PROMPT = [1, 4, 2, 5]
 

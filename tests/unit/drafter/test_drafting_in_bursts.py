@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import llama
 
 from eager_steps import EagerSteps
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.drafter.engine import Job
 from goodspeed_runtime.drafter.model_engine import BURST, ModelEngine
+from tiny_llama import llama
 
 VOCABULARY, SLOTS, CONTEXT = 30, 4, 48
 SAMPLINGS = [
