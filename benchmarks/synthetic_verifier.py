@@ -21,12 +21,13 @@ from goodspeed_runtime.decoding.served import ServedModel
 from goodspeed_runtime.decoding.serving import serve
 from goodspeed_runtime.decoding.verification import Request, Verdicts, nothing
 from goodspeed_runtime.metrics import VerifierMetrics
-from goodspeed_runtime.verifier.engine import Engine, warm_up
+from goodspeed_runtime.verifier.engine import Engine
 from goodspeed_runtime.verifier.http import Orders, application
 from goodspeed_runtime.verifier.ledger import Ledger
 from goodspeed_runtime.verifier.messages import Target
 from goodspeed_runtime.verifier.server import SpeculationServer
 from goodspeed_runtime.verifier.settings import VerifierSettings
+from goodspeed_runtime.verifier.warming import warm_up
 from goodspeed_runtime.web import WebServer
 from random_model import SHAPES, random_module
 

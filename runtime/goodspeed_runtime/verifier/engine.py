@@ -20,10 +20,8 @@ from functools import partial
 import numpy as np
 
 from goodspeed_runtime.decoding.coupling import verify_coupled
-from goodspeed_runtime.decoding.round import Segment
-from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.served import ServedModel
-from goodspeed_runtime.decoding.verification import Request, Verdicts, verify
+from goodspeed_runtime.decoding.verification import Verdicts, verify
 from goodspeed_runtime.protocol.generated import speculation_pb2 as pb
 from goodspeed_runtime.verifier.admission import Admission, Barrier, Continuous, View
 from goodspeed_runtime.verifier.agenda import Work, agenda
@@ -34,7 +32,7 @@ from goodspeed_runtime.verifier.messages import Arrival
 from goodspeed_runtime.verifier.outcomes import UNANSWERED, Outcomes, Row
 from goodspeed_runtime.verifier.prefill import PrefillLimit
 from goodspeed_runtime.verifier.roster import Roster
-from goodspeed_runtime.verifier.sequence import NOTHING, Account, Client, Sequence
+from goodspeed_runtime.verifier.sequence import Account, Client, Sequence
 from goodspeed_runtime.verifier.settings import VerifierSettings
 from goodspeed_runtime.verifier.speeds import RoundTimes
 from goodspeed_runtime.verifier.verdicts import Replies, commit_first, commit_verdict
@@ -240,7 +238,7 @@ class Engine:
         judged = [item for item in work if item.request is not None]
         requests = [item.request for item in judged if item.request is not None]
         if self._device_computes:
-            verdicts = self._verify(logits, requests, meanwhile=self._meanwhile)
+            verdicts = self._verify(logits, requests, meanwhile=partial(self._prepare, live, judged))
         else:
             verdicts = self._verify(logits, requests)
         computed = time.monotonic()
@@ -280,6 +278,12 @@ class Engine:
         )
         if not self._device_computes:
             self._meanwhile()
+
+    def _prepare(self, live: list[Sequence], judged: list[Work]) -> None:
+        """What can be done before the verdicts are known: the last round's rest, and the next grants."""
+        self._meanwhile()
+        opening = [item.sequence for item in judged if not item.sequence.opened]
+        self._grants.plan([*(sequence for sequence in live if not sequence.filling), *opening])
 
     def _meanwhile(self) -> None:
         """What a round leaves to be done that nobody waits for: while a device computes the next one."""
@@ -336,17 +340,3 @@ class Engine:
         for sequence, chance in zip(active, figures.least_chance.tolist(), strict=True):
             if sequence in members:
                 replies.grant(sequence, chance)
-
-
-def warm_up(model: ServedModel) -> None:
-    """One pass of each kind before anyone waits for it."""
-    slot = model.acquire()
-    if slot is None:
-        return
-    try:
-        for tokens in ([0] * 8, [0]):
-            logits = model.forward([Segment(slot, 0, tokens, 1)])
-            verify(logits, [Request(len(tokens), NOTHING, Sampling(temperature=1.0))])
-    finally:
-        model.lengths[slot] = 0
-        model.release(slot)

@@ -7,7 +7,7 @@ which account has which row, and what of the budget is still in flight.
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,21 @@ class Figures:
     granted: Integers
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A division of the budget that has not been handed out.
+
+    Attributes:
+        grants: of each sequence.
+        allocation: what it came of.
+        plain: it was made while everyone was decoded plainly for a trial.
+    """
+
+    grants: dict[Sequence, int]
+    allocation: Allocation
+    plain: bool
+
+
 class Grants:
     """Learns from verdicts and divides the budget among sequences.
 
@@ -79,6 +94,7 @@ class Grants:
         self._acceptance = AcceptanceEstimator(step=settings.acceptance_step)
         self._goodput = GoodputEstimator(step=settings.goodput_step)
         self.speeds = Speeds(settings.goodput_step)
+        self._plan: _Plan | None = None
         self._present: Integers = np.zeros(0, dtype=np.int64)
         self._out = 0
         self.tenants = {name: Account(name, weight) for name, weight in settings.tenants}
@@ -156,6 +172,44 @@ class Grants:
             )
         )
 
+    def plan(self, sequences: Many[Sequence]) -> None:
+        """Divides the budget by what is known before a round's verdicts, for `grant` to hand out after them.
+
+        For while a device computes: nobody then waits for the division.
+        """
+        rows, accounts, caps, _ = self._columns(sequences)
+        allocation = self._divide(rows, accounts, caps)
+        self._plan = _Plan(
+            dict(zip(sequences, allocation.grants.tolist(), strict=True)), allocation, self._plain
+        )
+
+    @property
+    def _plain(self) -> bool:
+        return self.trial is not None and self.trial.plain
+
+    def _planned(self, active: Many[Sequence], caps: Integers) -> Allocation | None:
+        """The plan for who is active now; None where there is none, or a trial has turned since."""
+        plan, self._plan = self._plan, None
+        if plan is None or plan.plain != self._plain:
+            return None
+        grants = np.array([plan.grants.get(sequence, 0) for sequence in active], dtype=np.int64)
+        return replace(plan.allocation, grants=np.minimum(grants, caps))
+
+    def _divide(self, rows: Integers, accounts: Integers, caps: Integers) -> Allocation:
+        refinements = NO_REFINEMENTS
+        goodput = self._goodput.estimates(accounts)
+        if self._per_second:
+            refinements = Refinements(timing=self.speeds.timing(rows))
+            goodput = self.speeds.goodput(accounts)
+        return self._allocator.allocate(
+            weights=self._weights[accounts],
+            acceptance=self._acceptance.estimates(rows),
+            goodput=goodput,
+            caps=caps,
+            budget=self.budget,
+            refinements=refinements,
+        )
+
     def grant(self, active: Many[Sequence], members: Many[bool], now: float) -> Figures:
         """Sets the grants of this round's members among all active sequences.
 
@@ -165,21 +219,9 @@ class Grants:
             now: monotonic seconds at which the grants are sent.
         """
         rows, accounts, caps, in_flight = self._columns(active)
-        weights = self._weights[accounts]
-        refinements = NO_REFINEMENTS
-        goodput = self._goodput.estimates(accounts)
-        if self._per_second:
-            refinements = Refinements(timing=self.speeds.timing(rows))
-            goodput = self.speeds.goodput(accounts)
+        allocation = self._planned(active, caps) or self._divide(rows, accounts, caps)
         acceptance = self._acceptance.estimates(rows)
-        allocation = self._allocator.allocate(
-            weights=weights,
-            acceptance=acceptance,
-            goodput=goodput,
-            caps=caps,
-            budget=self.budget,
-            refinements=refinements,
-        )
+        goodput = (self.speeds.goodput if self._per_second else self._goodput.estimates)(accounts)
         chosen = np.array(members, dtype=bool)
         granted = member_grants(
             solved=allocation.grants, members=chosen, in_flight=in_flight, budget=self.budget

@@ -83,8 +83,8 @@ def _load(settings: VerifierSettings, uri: ModelURI, place: Place) -> tuple[Serv
     from goodspeed_runtime.decoding import serving
     from goodspeed_runtime.models.loading import load_model
     from goodspeed_runtime.models.tokenizer import load_tokenizer
-    from goodspeed_runtime.verifier.engine import warm_up
     from goodspeed_runtime.verifier.messages import Target
+    from goodspeed_runtime.verifier.warming import warm_up
 
     if place.threads:
         torch.set_num_threads(place.threads)

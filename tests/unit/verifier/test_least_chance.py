@@ -55,6 +55,32 @@ def test_who_counts_more_is_granted_more_and_asked_for_less():
     assert figures.least_chance[1] == pytest.approx(figures.least_chance[0] / 4)
 
 
+@given(st.integers(1, 20), st.lists(st.sampled_from([0.5, 1.0, 2.0, 8.0]), min_size=1, max_size=4))
+def test_grants_planned_before_the_verdicts_are_those_that_would_be_made_after_them(budget, weights):
+    settings = VerifierSettings("cell", budget_tokens=budget, max_draft_tokens=CAP, objective="perSecond")
+    given = []
+    for plans in (False, True):
+        grants = Grants(settings)
+        active = sequences(grants, weights)
+        if plans:
+            grants.plan(active)
+        figures = grants.grant(active, [True] * len(active), 0.0)
+        given.append(([each.grant for each in active], figures.shadow_price))
+    assert given[0] == given[1]
+
+
+def test_a_plan_keeps_to_the_room_that_verdicts_have_left_and_gives_newcomers_nothing():
+    grants = Grants(VerifierSettings("cell", budget_tokens=64, max_draft_tokens=CAP))
+    ending, other, new = active = sequences(grants, [1.0, 1.0, 1.0])
+    grants.plan([ending, other])
+    ending.tokens.extend([2] * 95)
+    grants.grant(active, [True] * 3, 0.0)
+    assert [each.grant for each in active] == [3, CAP, 0]
+    # It is handed out once.
+    grants.grant(active, [False, False, True], 0.0)
+    assert new.grant == CAP
+
+
 @pytest.mark.parametrize(("grant", "said"), [(3, 57), (0, 0)])
 def test_an_answer_with_a_grant_says_the_chance_in_percent(grant, said):
     grants = Grants(VerifierSettings("cell"))
