@@ -41,11 +41,14 @@ def test_a_draft_model_that_is_the_target_has_nearly_all_its_tokens_accepted(sha
             )
         ]
 
-    accepted, drafted = counts()
-    shared["itself"].complete(temperature=0, max_tokens=120, ignore_eos=True)
-    shared["itself"].complete(temperature=1, top_k=20, seed=4, max_tokens=120, ignore_eos=True)
-    accepted, drafted = (now - before for now, before in zip(counts(), (accepted, drafted), strict=True))
-    # Its passes are as long as the target's, so the verifier often goes ahead alone.
+    before = counts()
+    for seed in range(8):
+        shared["itself"].complete(temperature=0, max_tokens=120, ignore_eos=True)
+        shared["itself"].complete(temperature=1, top_k=20, seed=seed, max_tokens=120, ignore_eos=True)
+        accepted, drafted = (now - then for now, then in zip(counts(), before, strict=True))
+        # Its passes are as long as the target's, so the verifier often goes ahead alone.
+        if drafted > 10:
+            break
     assert drafted > 10
     assert accepted / drafted > 0.95
 
