@@ -47,11 +47,13 @@ class Grant:
         tokens: most tokens.
         least_chance: at which a token is worth its budget.
         came: monotonic seconds.
+        redone: times that a draft for it was overtaken and made again.
     """
 
     tokens: int
     least_chance: float
     came: float
+    redone: int = 0
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from goodspeed_runtime.drafter.answer import Answer, Flight
+from goodspeed_runtime.drafter.answer import Answer, Flight, Grant
 from goodspeed_runtime.drafter.engine import Draft, DraftEngine, Job
 from goodspeed_runtime.drafter.settings import DrafterSettings
 from goodspeed_runtime.metrics import DrafterMetrics
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_CHANCE_AHEAD = 0.05
 """Below it a guess of what comes after the verdict is not worth the electricity."""
+MOST_REDONE = 4
+"""Times that a draft is made again for one grant."""
 _STEP = 0.1
 _MOST_US = (1 << 32) - 1
 
@@ -150,15 +152,24 @@ class Drafting:
             if ahead:
                 answer.exhausted = not grown
             elif answer.grant is not None:
-                self._put(answer, job, draft, min(before[job.key], len(draft)), frame)
+                self._put(answer, job, draft, min(before[job.key], len(draft)), frame, seconds)
         if frame.drafts:
             self._send_frame(frame)
 
-    def _put(self, answer: Answer, job: Job, draft: Draft, known: int, frame: pb.DrafterFrame) -> None:
-        """Puts a draft into a frame, less what the verifier has overtaken; if that is all, an empty one.
+    def _put(
+        self,
+        answer: Answer,
+        job: Job,
+        draft: Draft,
+        known: int,
+        frame: pb.DrafterFrame,
+        seconds: float,
+    ) -> None:
+        """Puts a draft that took ``seconds`` into a frame, less what the verifier has overtaken.
 
-        Drafting it again would be a race that the slower side goes on losing, and whether a further draft is
-        worth it is for the verifier to say. ``known`` of its tokens were drafted ahead.
+        If that is all, it is redone, where that is quicker than to be asked anew; but a slow drafter would
+        run after the verifier for ever, and answers with an empty draft. ``known`` of its tokens were drafted
+        ahead.
         """
         overtaken = len(answer.tokens) - len(job.tokens)
         tokens = draft.block.tokens.tolist()
@@ -166,6 +177,10 @@ class Drafting:
         assert grant is not None
         agrees = tokens[:overtaken] == answer.tokens[len(job.tokens) :]
         first = overtaken if agrees else len(tokens)
+        if overtaken and first >= len(tokens) and self._worth_redoing(grant, seconds):
+            grant.redone += 1
+            self._work.set()
+            return
         now = time.monotonic()
         block = draft.block.part(first, len(tokens))
         answer.flight = Flight(tokens[first:], draft.confidence[first:], now)
@@ -185,6 +200,9 @@ class Drafting:
         self._metrics.unused_grant_tokens.inc(max(0, grant.tokens - len(tokens)))
         self._metrics.ahead(known, 0)
         self._work.set()
+
+    def _worth_redoing(self, grant: Grant, seconds: float) -> bool:
+        return grant.redone < MOST_REDONE and (not self._rest_seconds or seconds < self._rest_seconds)
 
 
 def _smoothed(old: float, new: float) -> float:
