@@ -4,7 +4,6 @@ import numpy as np
 
 from goodspeed_runtime.scheduling.allocation import NO_REFINEMENTS, Allocation, Allocator, Refinements
 from goodspeed_runtime.scheduling.arrays import Floats, Integers
-from goodspeed_runtime.scheduling.per_second import PerSecondAllocator
 from goodspeed_runtime.scheduling.trial import PlainTrial
 
 
@@ -32,16 +31,9 @@ class TriedAllocator:
         """See `Allocator.allocate`. The price is 0 while nobody drafts: more budget would bring nothing."""
         if self._trial.plain:
             return Allocation(np.zeros_like(caps), 0.0, 0.0)
-        allocation = self._usual.allocate(
-            weights=weights,
-            acceptance=acceptance,
-            goodput=goodput,
-            caps=caps,
-            budget=budget,
-            refinements=refinements,
-        )
-        if self._trial.insists and not allocation.grants.any():
-            return self._insisting.allocate(
+        allocators = (self._usual, self._insisting) if self._trial.insists else (self._usual,)
+        for allocator in allocators:
+            allocation = allocator.allocate(
                 weights=weights,
                 acceptance=acceptance,
                 goodput=goodput,
@@ -49,9 +41,6 @@ class TriedAllocator:
                 budget=budget,
                 refinements=refinements,
             )
+            if allocation.grants.any():
+                break
         return allocation
-
-    def reconsider(self) -> None:
-        """See `PerSecondAllocator.reconsider`."""
-        if isinstance(self._usual, PerSecondAllocator) and not self._trial.plain:
-            self._usual.reconsider()

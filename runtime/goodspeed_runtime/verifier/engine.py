@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -283,7 +284,8 @@ class Engine:
         """What can be done before the verdicts are known: the last round's rest, and the next grants."""
         self._meanwhile()
         opening = [item.sequence for item in judged if not item.sequence.opened]
-        self._grants.plan([*(sequence for sequence in live if not sequence.filling), *opening])
+        with self._ledger.solving():
+            self._grants.plan([*(sequence for sequence in live if not sequence.filling), *opening])
 
     def _meanwhile(self) -> None:
         """What a round leaves to be done that nobody waits for: while a device computes the next one."""
@@ -331,7 +333,8 @@ class Engine:
         if not active:
             return
         members = {item.sequence for item in judged if not item.overtakes}
-        with self._ledger.solving():
+        # Handing out a plan solves nothing.
+        with nullcontext() if self._grants.planned else self._ledger.solving():
             figures = self._grants.grant(
                 active, [sequence in members for sequence in active], time.monotonic()
             )

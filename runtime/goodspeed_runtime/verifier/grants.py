@@ -82,11 +82,9 @@ class Grants:
     def __init__(self, settings: VerifierSettings) -> None:
         self._settings = settings
         self._utility = AlphaFair(settings.utility_alpha)
-        self._per_second = (settings.allocator, settings.objective) == ("gradient", "perSecond")
-        self.trial = PlainTrial(settings.utility_alpha) if self._per_second else None
+        self.trial: PlainTrial | None = None
+        self._per_second: PerSecondAllocator | None = None
         self._allocator = self._make_allocator()
-        if self.trial is not None:
-            self._allocator = TriedAllocator(self._allocator, GradientAllocator(self._utility), self.trial)
         self.budget = settings.budget_tokens
         self._rows = ClientRows()
         self._account_rows = ClientRows()
@@ -104,7 +102,9 @@ class Grants:
     def _make_allocator(self) -> Allocator:
         match self._settings.allocator:
             case "gradient" if self._settings.objective == "perSecond":
-                return PerSecondAllocator(self._utility, rescan=_ROUNDS_BETWEEN_DEADLINES)
+                self.trial = PlainTrial(self._settings.utility_alpha)
+                self._per_second = PerSecondAllocator(self._utility, rescan=_ROUNDS_BETWEEN_DEADLINES)
+                return TriedAllocator(self._per_second, GradientAllocator(self._utility), self.trial)
             case "gradient":
                 return GradientAllocator(self._utility)
             case "fixed":
@@ -187,28 +187,33 @@ class Grants:
     def _plain(self) -> bool:
         return self.trial is not None and self.trial.plain
 
+    @property
+    def planned(self) -> bool:
+        """Whether `grant` has a plan to hand out: one was made, and no trial has turned since."""
+        return self._plan is not None and self._plan.plain == self._plain
+
     def _planned(self, active: Many[Sequence], caps: Integers) -> Allocation | None:
-        """The plan for who is active now; None where there is none, or a trial has turned since."""
-        plan, self._plan = self._plan, None
-        if plan is None or plan.plain != self._plain:
+        """The plan for who is active now, handed out once; None where there is none."""
+        plan = self._plan if self.planned else None
+        self._plan = None
+        if plan is None:
             return None
         grants = np.array([plan.grants.get(sequence, 0) for sequence in active], dtype=np.int64)
         return replace(plan.allocation, grants=np.minimum(grants, caps))
 
     def _divide(self, rows: Integers, accounts: Integers, caps: Integers) -> Allocation:
-        refinements = NO_REFINEMENTS
-        goodput = self._goodput.estimates(accounts)
-        if self._per_second:
-            refinements = Refinements(timing=self.speeds.timing(rows))
-            goodput = self.speeds.goodput(accounts)
         return self._allocator.allocate(
             weights=self._weights[accounts],
             acceptance=self._acceptance.estimates(rows),
-            goodput=goodput,
+            goodput=self._earned(accounts),
             caps=caps,
             budget=self.budget,
-            refinements=refinements,
+            refinements=Refinements(timing=self.speeds.timing(rows)) if self._per_second else NO_REFINEMENTS,
         )
+
+    def _earned(self, accounts: Integers) -> Floats:
+        """X of accounts, in tokens of what the objective counts them by: a second, or a round."""
+        return self.speeds.goodput(accounts) if self._per_second else self._goodput.estimates(accounts)
 
     def grant(self, active: Many[Sequence], members: Many[bool], now: float) -> Figures:
         """Sets the grants of this round's members among all active sequences.
@@ -221,7 +226,7 @@ class Grants:
         rows, accounts, caps, in_flight = self._columns(active)
         allocation = self._planned(active, caps) or self._divide(rows, accounts, caps)
         acceptance = self._acceptance.estimates(rows)
-        goodput = (self.speeds.goodput if self._per_second else self._goodput.estimates)(accounts)
+        goodput = self._earned(accounts)
         chosen = np.array(members, dtype=bool)
         granted = member_grants(
             solved=allocation.grants, members=chosen, in_flight=in_flight, budget=self.budget
@@ -240,8 +245,8 @@ class Grants:
 
     def reconsider(self) -> None:
         """Chooses anew, now and then, for how long rounds wait; for when there is time to."""
-        if isinstance(self._allocator, TriedAllocator):
-            self._allocator.reconsider()
+        if self._per_second is not None and not self._plain:
+            self._per_second.reconsider()
 
     def _columns(self, active: Many[Sequence]) -> tuple[Integers, ...]:
         """Rows of drafter and account, longest sensible draft, tokens in flight; int64 `[n]` each."""

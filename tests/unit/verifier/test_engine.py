@@ -70,7 +70,8 @@ class Bench:
     def __init__(self, model, monkeypatch, admission=None, longest_draft=4, **settings):
         self.model, self.monkeypatch = model, monkeypatch
         settings = VerifierSettings(name="bench", max_context_tokens=64, max_sequences=4, **settings)
-        self.ledger = Ledger(VerifierMetrics(), settings)
+        self.metrics = VerifierMetrics()
+        self.ledger = Ledger(self.metrics, settings)
         self.admission = admission
         self.engine = Engine(model, settings, self.ledger, admission)
         self.mail = Mailbox()
@@ -87,6 +88,10 @@ class Bench:
     def draft(self, key, position, tokens=()):
         arrival = Arrival(key, position, DraftBlock.point_masses(tokens), 0.0)
         self.engine.draft(self.client, [arrival])
+
+    def length(self, key):
+        """Tokens of a sequence; for when nothing is under way."""
+        return len(self.client.sequences[key].tokens)
 
     def breaks(self, owner, name, times=1):
         """Makes a method fail for so many calls."""
@@ -134,6 +139,32 @@ def test_with_a_barrier_nobody_is_served_while_a_draft_is_out(make):
     bench.draft(1, opened.position + 1)
     frame = bench.mail.take()
     assert ([each.sequence for each in frame.verdicts], frame.opened[0].sequence) == ([1], 2)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_each_round_divides_the_budget_once_whether_before_its_verdicts_or_after_them(
+    make, monkeypatch, meanwhile
+):
+    """Where a device computes, grants are planned meanwhile: as many are made, and as much is timed."""
+    bench = make(budget_tokens=4)
+    monkeypatch.setattr(bench.engine, "_device_computes", meanwhile)
+    bench.open(1)
+    answer = bench.mail.take().opened[0]
+    for _ in range(6):
+        assert answer.grant
+        bench.draft(1, bench.length(1), [0] * answer.grant)
+        answer = bench.mail.take().verdicts[0]
+    bench.engine.stop(30)
+    rounds, solved = (
+        sum(
+            sample.value
+            for family in bench.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and sample.labels.get("phase", "total") == "total"
+        )
+        for name in ("goodspeed_verifier_round_seconds_count", "goodspeed_scheduler_solve_seconds_count")
+    )
+    assert rounds == solved == 7
 
 
 def test_without_a_barrier_nobody_waits_for_anothers_draft(make):
