@@ -104,6 +104,19 @@ def test_who_is_granted_nothing_waits_for_no_link_where_the_verifier_decodes():
         assert played.ledger.round_seconds[1:] == pytest.approx([seconds] * 9)
 
 
+@pytest.mark.parametrize("alpha", [0.3, 0.6, 0.9])
+def test_a_late_draft_counts_as_far_as_the_verifiers_own_tokens_agree_with_it(alpha):
+    """A draft of 8 takes 0.22 s and passes 0.05 s, so that the sixth round verifies what is left of it."""
+    them = clients([alpha], delay_seconds=[0.22])
+    played = cell(
+        them, allocator=FixedAllocator(8), cost=(0.05, 0.0), budget=8, barrier=False, verifier_decodes=True
+    )
+    played.run(rounds=12_000)
+    rounds, drafted = 6, np.arange(9)
+    expected = rounds + (alpha ** drafted[rounds:]).sum()
+    assert played.ledger.tokens[0] / 12_000 == pytest.approx(expected / rounds, rel=0.01)
+
+
 def test_contention_lengthens_passes_by_the_share_of_those_who_hold_a_grant():
     for share, seconds in ((0, 0.05), (1, 0.1), (2, 0.15)):
         them = clients([0.5, 0.5], caps=[8 * (share > 0), 8 * (share > 1)])
