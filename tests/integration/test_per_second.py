@@ -8,17 +8,21 @@ from peers import until
 PROMPT = list(b"Once upon a time")
 
 
-async def follow(peer, sequence, truth, *, delay=0.0, wrong=False):
-    """Drafts the truth as far as granted, `delay` seconds a token; returns the answer and the grants."""
+async def follow(peer, sequence, truth, *, delay=0.0, wrong=False, pause=None):
+    """Drafts the truth as far as granted; returns the answer and the grants.
+
+    A draft takes `delay` seconds a token, or what `pause` says that hears of each, the empty ones included.
+    """
+    pause = pause or (lambda guess: delay * (len(guess) + 1))
     opened = await peer.open(sequence, PROMPT, max_tokens=len(truth))
     answer, grants = [opened.token], [opened.grant]
     while len(answer) < len(truth):
         guess = truth[len(answer) : len(answer) + grants[-1]]
         if wrong:
             guess = [(token + 1) % 256 for token in guess]
+        held = pause(guess)
         if grants[-1]:
-            await asyncio.sleep(delay * (len(guess) + 1))
-            held = delay * (len(guess) + 1)
+            await asyncio.sleep(held)
             await peer.draft(sequence, len(PROMPT) + len(answer), guess, held=held)
         verdict = await peer.reply("verdict")
         answer += guess[: verdict.accepted]
@@ -62,18 +66,15 @@ async def test_a_drafter_that_slows_the_verifier_down_is_found_out_by_trying_wit
     """All its drafts stand, but while it drafts passes take 80 ms; of others no model has seen one."""
     cell = await make_cell(objective="perSecond", budget_tokens=4)
     truth, grants = greedy(PROMPT, 400), []
+
+    def slow_down(guess):
+        cell.pass_seconds = 0.08 if guess else 0.0
+        return 0.0
+
     async with cell.peer() as peer:
         for sequence in (1, 2, 3):
-            reply = await peer.open(sequence, PROMPT, max_tokens=400)
-            answer = [reply.token]
-            while len(answer) < 400:
-                guess = truth[len(answer) : len(answer) + reply.grant]
-                cell.pass_seconds = 0.08 if guess else 0.0
-                if guess:
-                    await peer.draft(sequence, len(PROMPT) + len(answer), guess)
-                reply = await peer.reply("verdict")
-                answer += [*guess[: reply.accepted], *([reply.next_token] if reply.has_next_token else [])]
-                grants.append(reply.grant)
+            answer, granted = await follow(peer, sequence, truth, pause=slow_down)
+            grants += granted[1:]
             assert answer == truth
         tried = cell.series("goodspeed_scheduler_trial_seconds_total")[0].value
     assert min(grants[:50]) > 0
@@ -84,21 +85,16 @@ async def test_a_drafter_that_slows_the_verifier_down_is_found_out_by_trying_wit
 async def test_a_drafter_that_was_slow_at_first_is_asked_again(make_cell, greedy):
     """Nothing is measured of one who drafts nothing: its first seconds must not be for ever."""
     cell = await make_cell(objective="perSecond", budget_tokens=4, pass_seconds=0.01)
-    truth, grants, asked = greedy(PROMPT, 400), [], 0
+    truth, grants, asked = greedy(PROMPT, 400), [], []
+
+    def slow_at_first(guess):
+        asked.extend([guess] if guess else [])
+        return 0.4 if guess and len(asked) < 6 else 0.0
+
     async with cell.peer() as peer:
         for sequence in (1, 2, 3):
-            reply = await peer.open(sequence, PROMPT, max_tokens=400)
-            answer = [reply.token]
-            while len(answer) < 400:
-                guess = truth[len(answer) : len(answer) + reply.grant]
-                if guess:
-                    asked += 1
-                    pause = 0.4 if asked < 6 else 0.0
-                    await asyncio.sleep(pause)
-                    await peer.draft(sequence, len(PROMPT) + len(answer), guess, held=pause)
-                reply = await peer.reply("verdict")
-                answer += [*guess[: reply.accepted], *([reply.next_token] if reply.has_next_token else [])]
-                grants.append(reply.grant)
+            answer, granted = await follow(peer, sequence, truth, pause=slow_at_first)
+            grants += granted[1:]
             assert answer == truth
     assert 0 in grants
     assert np.count_nonzero(grants[-50:]) > 45
