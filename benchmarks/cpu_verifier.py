@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from goodspeed_runtime.decoding.cpu.model import CPUModel
 from goodspeed_runtime.decoding.cpu.native_model import NativeModel
@@ -35,6 +34,7 @@ from goodspeed_runtime.decoding.verification import Request, verify
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI
 from goodspeed_runtime.protocol.wire import DraftBlock
+from rows import tabled
 
 SLOTS, CONTEXT = 8, 1024
 # Sequences, drafted tokens, context.
@@ -125,15 +125,11 @@ def main() -> None:
     bandwidth = read_bandwidth()
     rows = [measure(models, cell, ours.weight_bytes, bandwidth) for cell in GRID]
     kind = str(loaded[0].dtype).removeprefix("torch.")
-    table = Table(
-        title=f"{options.model}, {kind}, {options.threads} threads, read {bandwidth / 1e9:.1f} GB/s, "
+    title = (
+        f"{options.model}, {kind}, {options.threads} threads, read {bandwidth / 1e9:.1f} GB/s, "
         f"our weights {ours.weight_bytes / 1e6:.0f} MB"
     )
-    for name in Row.__annotations__:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in asdict(row).values()))
-    Console(width=140).print(table)
+    Console(width=140).print(tabled(title, rows, digits=2))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {"dtype": kind, "threads": options.threads, "read_bytes_per_second": bandwidth}

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from goodspeed_runtime.decoding.sampling import Sampling
 from goodspeed_runtime.decoding.serving import serve
@@ -29,6 +28,7 @@ from goodspeed_runtime.drafter.model_engine import JOINT_TOKENS, PREFILL_CHUNK, 
 from goodspeed_runtime.models.loading import load_model
 from goodspeed_runtime.models.uri import ModelURI
 from random_model import random_module
+from rows import tabled
 
 SLOTS, CONTEXT, PROMPT, CALLS, WARM_UP = 16, 1024, 128, 40, 5
 GRID = [(sequences, tokens) for sequences in (1, 4, 16) for tokens in (1, 4, 8)]
@@ -122,12 +122,8 @@ def main() -> None:
             options_of = {"max_context": CONTEXT, "support_size": 32, "vocabulary_size": size}
             pair.append(ModelEngine(model, "benchmark", **options_of, coupled=coupled))
     rows = [measure(engines[kind == "coupled"], kind, *cell) for kind in KINDS for cell in GRID]
-    table = Table(title=f"a draft of {options.draft}, {torch.cuda.get_device_name()}")
-    for name in Row.__annotations__:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in asdict(row).values()))
-    Console(width=120).print(table)
+    title = f"a draft of {options.draft}, {torch.cuda.get_device_name()}"
+    Console(width=120).print(tabled(title, rows, digits=3))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         facts = {"device": torch.cuda.get_device_name(), "draft": options.draft}

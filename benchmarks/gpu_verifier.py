@@ -26,7 +26,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from goodspeed_runtime.decoding.fused.judging import launch
 from goodspeed_runtime.decoding.fused.model import FusedModel
@@ -37,6 +36,7 @@ from goodspeed_runtime.decoding.verification import Request
 from goodspeed_runtime.models.dtype import Weights
 from goodspeed_runtime.protocol.wire import DraftBlock
 from random_model import SHAPES, random_module
+from rows import tabled
 
 VOCABULARY, KV_HEADS, HEAD_SIZE = (
     SHAPES["8b"][name] for name in ("vocab_size", "num_key_value_heads", "head_dim")
@@ -253,16 +253,13 @@ def main() -> None:
     ]
     alone = {(r.sequences, r.context): r.committed_per_second for r in rows if r.drafted == 0}
     precision = "bf16" if options.weights == "model" else "int8 weights"
-    table = Table(
-        title=f"Qwen3-{options.shape} shape, {precision}, {torch.cuda.get_device_name()}, "
+    title = (
+        f"Qwen3-{options.shape} shape, {precision}, {torch.cuda.get_device_name()}, "
         f"copy {bandwidth / 1e9:.0f} GB/s, products {rate / 1e12:.0f} TFLOP/s"
     )
-    for name in Row.__annotations__:
-        table.add_column(name, justify="right")
     for row in rows:
         row.gain = row.committed_per_second / alone.get((row.sequences, row.context), float("nan"))
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in asdict(row).values()))
-    console.print(table)
+    console.print(tabled(title, rows, digits=3))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(
