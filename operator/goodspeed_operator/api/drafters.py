@@ -71,7 +71,7 @@ class DrafterPool(Pods):
     dtype: DType = "auto"
     """Number format; auto takes the fastest that the hardware does well."""
     weights: Weights = "model"
-    """Of linear layers: the model's, or those rounded to int8, half the bytes to read on a GPU."""
+    """Of linear layers: the model's, or those rounded to int8, half the memory on a GPU."""
     replicas: Replicas = 1
     """How many drafters to start with; with scaling External, whoever scales the Deployment decides."""
     min_replicas: Replicas | None = None

@@ -28,7 +28,7 @@ class Target(Part):
     dtype: DType = "auto"
     """Number format; auto takes the fastest that the hardware does well."""
     weights: Weights = "model"
-    """Of linear layers: the model's, or those rounded to int8, half the bytes to read on a GPU and a slightly
+    """Of linear layers: the model's, or those rounded to int8, half the memory on a GPU and a slightly
     different target."""
     max_context_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
     """Longest prompt and answer together, in tokens."""

@@ -94,7 +94,7 @@ def serve(
         Weights,
         typer.Option(
             envvar="GOODSPEED_WEIGHTS",
-            help="Of the draft model's linear layers. int8 halves the bytes of a pass on CUDA.",
+            help="Of the draft model's linear layers. int8 halves their memory on CUDA.",
         ),
     ] = "model",
     device: options.Device = "auto",

@@ -31,7 +31,7 @@ def serve(
         Weights,
         typer.Option(
             envvar="GOODSPEED_WEIGHTS",
-            help="Of linear layers. int8 halves the bytes of a pass on CUDA and changes the target a little.",
+            help="Of linear layers. int8 halves their memory on CUDA and changes the target a little.",
         ),
     ] = "model",
     device: options.Device = "auto",
